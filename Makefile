@@ -1,0 +1,49 @@
+# make book: the book as HTML.   make test: every check.   Both make .venv where it is missing.
+PYTHON ?= python3
+VENV := .venv
+# Windows keeps its programs in Scripts; see the README for the plain commands without make.
+BIN := $(VENV)/bin
+# PyTorch's own index has the small CPU build; empty this for a GPU (README). It is asked once, for
+# torch alone, so that a machine that cannot reach it loses a moment and takes the default build.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+CHAPTERS := $(sort $(wildcard book/*.ipynb))
+HTML := _build/html
+
+.DEFAULT_GOAL := book
+.PHONY: book test lint execute serve lab clean
+
+$(VENV)/.installed: requirements.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --retries 0 $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
+		"$$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements.txt)"
+	$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	touch $@
+
+book: $(VENV)/.installed
+	$(BIN)/jupyter-book build . --quiet --warningiserror --nitpick --keep-going
+	@echo "The book is ready: open $(CURDIR)/$(HTML)/index.html"
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+# Unit tests, docstring examples and notebooks in one run (see pyproject.toml), then the book.
+test: lint
+	$(BIN)/python -m pytest
+	$(MAKE) book
+
+# Run every chapter from top to bottom and store what it printed and drew.
+execute: $(VENV)/.installed
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace \
+		--ExecutePreprocessor.record_timing=False $(CHAPTERS)
+
+lab: $(VENV)/.installed
+	$(BIN)/jupyter lab book
+
+serve: book
+	@echo "Serving the book on http://localhost:8000 (stop with Ctrl-C)"
+	$(BIN)/python -m http.server 8000 --bind 127.0.0.1 --directory $(HTML)
+
+clean:
+	rm -rf _build .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,165 @@
+"""The oracles: the estimators and forward maps that the trained networks are compared with."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from invbayes._checks import check_float_tensor, check_positive
+from invbayes.mixtures import GaussianMixture
+from invbayes.modes import global_mode
+from invbayes.posteriors import posterior
+from invbayes.problems import LinearProblem
+
+
+def posterior_mean(prior: GaussianMixture, problem: LinearProblem, y: Tensor) -> Tensor:
+    r"""The posterior mean, the estimator with the least mean squared error,
+
+    .. math:: x_{\mathrm{PM}}(y) = \mathbb{E}[x \mid y], \qquad A\, x_{\mathrm{PM}}(y) = y + \delta^2 \nabla \log p_Y(y).
+
+    Args:
+        prior: a single mixture on :math:`\mathbb{R}^d`.
+        problem: the measurement.
+        y: observations, shape ``(*B, m)``.
+
+    Returns:
+        Estimates, shape ``(*B, d)``.
+
+    Raises:
+        ValueError: as `posterior` does.
+
+    Source: Tweedie's formula, the second half of Lemma 1 of arXiv 2510.26704.
+
+    Example:
+        >>> import torch
+        >>> prior = GaussianMixture(torch.ones(1), torch.zeros(1, 1), torch.ones(1, 1, 1))
+        >>> posterior_mean(prior, LinearProblem(torch.ones(1, 1), 1.0), torch.tensor([[2.0]]))
+        tensor([[1.]])
+    """
+    return posterior(prior, problem, y).mean
+
+
+def map_estimate(
+    prior: GaussianMixture,
+    problem: LinearProblem,
+    y: Tensor,
+    *,
+    tol: float | None = None,
+    max_steps: int = 100,
+    on_tie: Literal["raise", "first"] = "raise",
+) -> Tensor:
+    r"""The maximum a posteriori (MAP) estimate, the highest point of the posterior,
+
+    .. math::
+        x_{\mathrm{MAP}}(y) = \operatorname{arg\,max}_x \log p(x \mid y), \qquad
+        A^*\!A\, x_{\mathrm{MAP}} = A^* y + \delta^2 \nabla \log p_X(x_{\mathrm{MAP}}).
+
+    Args:
+        prior: a single mixture on :math:`\mathbb{R}^d`.
+        problem: the measurement.
+        y: observations, shape ``(*B, m)``.
+        tol, max_steps, on_tie: as in `global_mode`.
+
+    Returns:
+        Estimates, shape ``(*B, d)``.
+
+    Raises:
+        ValueError: as `posterior` does.
+        NotConverged: if the search misses its tolerance or ends at a saddle point.
+        TiedModes: if two modes of a posterior are equally high and ``on_tie`` is ``"raise"``.
+
+    Example:
+        >>> import torch
+        >>> prior = GaussianMixture(torch.ones(1), torch.zeros(1, 1), torch.ones(1, 1, 1))
+        >>> map_estimate(prior, LinearProblem(torch.ones(1, 1), 1.0), torch.tensor([[2.0]]))
+        tensor([[1.]])
+    """
+    belief = posterior(prior, problem, y)
+    return global_mode(belief, tol=tol, max_steps=max_steps, on_tie=on_tie)
+
+
+def ideal_forward_map(prior: GaussianMixture, problem: LinearProblem, x: Tensor) -> Tensor:
+    r"""The map whose inverse is the MAP estimator, wherever it can be inverted,
+
+    .. math:: \varphi_{\mathrm{MAP}}(x) = A^*\!A\, x - \delta^2 \nabla \log p_X(x).
+
+    Args:
+        prior: a single mixture on :math:`\mathbb{R}^d`.
+        problem: the measurement.
+        x: points, shape ``(*, d)``.
+
+    Returns:
+        Normal data z, shape ``(*, d)``.
+
+    Raises:
+        ValueError: for shapes or dtypes that do not fit, or NaN in x.
+
+    Source: the first-order condition of MAP; Theorem 2 of arXiv 2510.26704.
+
+    Example:
+        >>> import torch
+        >>> prior = GaussianMixture(torch.ones(1), torch.zeros(1, 1), torch.ones(1, 1, 1))
+        >>> ideal_forward_map(prior, LinearProblem(torch.ones(1, 1), 1.0), torch.tensor([[1.0]]))
+        tensor([[2.]])
+    """
+    return problem.adjoint(problem.apply(x)) - problem.noise_std**2 * prior.score(x)
+
+
+class ForwardEigenvalues(NamedTuple):
+    """Eigenvalues of the optimal linear forward maps, one field for each training.
+
+    Attributes:
+        approximation: of the approximation training.
+        posterior: of the reconstruction and divergence trainings: the posterior mean and MAP.
+        log_det: of the log-determinant training.
+        log_det_metric: of the same with its data term in the metric :math:`(A^*A)^{-1}`.
+    """
+
+    approximation: Tensor
+    posterior: Tensor
+    log_det: Tensor
+    log_det_metric: Tensor
+
+
+def gaussian_forward_eigenvalues(
+    singular_values: Tensor, prior_std: float, noise_std: float
+) -> ForwardEigenvalues:
+    r"""Eigenvalues of the four optimal forward maps for the prior :math:`\mathcal{N}(0, \sigma^2 I)`,
+
+    .. math::
+        a^2, \qquad a^2 + \frac{\delta^2}{\sigma^2}, \qquad
+        \frac{a^2 + \sqrt{a^4 + 4 \delta^2 / \sigma^2}}{2}, \qquad
+        \frac{a^2 + \sqrt{a^4 + 4 a^2 \delta^2 / \sigma^2}}{2},
+
+    one for each singular value a of A, in the order of the fields of `ForwardEigenvalues`.
+
+    Args:
+        singular_values: a ≥ 0, any shape.
+        prior_std: σ > 0.
+        noise_std: δ > 0.
+
+    Raises:
+        ValueError: for a negative or non-finite singular value, or σ or δ not above zero.
+
+    Source: minimising each loss of arXiv 2510.26704 over linear maps, as in arXiv 2306.01335.
+
+    Example:
+        >>> import torch
+        >>> gaussian_forward_eigenvalues(torch.tensor(1.0), prior_std=1.0, noise_std=1.0).posterior
+        tensor(2.)
+    """
+    check_float_tensor("singular_values", singular_values)
+    if (singular_values < 0).any():
+        least = singular_values.min().item()
+        raise ValueError(f"singular_values must not be negative, got {least:.3g}")
+    check_positive("prior_std", prior_std)
+    check_positive("noise_std", noise_std)
+    square, ratio = singular_values**2, (noise_std / prior_std) ** 2
+    return ForwardEigenvalues(
+        approximation=square,
+        posterior=square + ratio,
+        log_det=(square + torch.sqrt(square**2 + 4 * ratio)) / 2,
+        log_det_metric=(square + torch.sqrt(square**2 + 4 * square * ratio)) / 2,
+    )

@@ -1,0 +1,124 @@
+"""The priors and operators that several chapters share."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from scipy.linalg import toeplitz
+from torch import Tensor
+
+from invbayes._checks import check_count, check_positive
+from invbayes.mixtures import GaussianMixture
+
+
+def two_blobs(dtype: torch.dtype = torch.float64) -> GaussianMixture:
+    r"""The book's prior on the plane: two unequal, tilted Gaussians,
+
+    .. math:: p_X = 0.55\, \mathcal{N}(-m, \Sigma_1) + 0.45\, \mathcal{N}(m, \Sigma_2), \qquad m = (1, 0.25),
+
+    with standard deviations (0.4, 0.7) turned by 20°, and (0.4, 0.6) turned by −15°.
+
+    Source: our own choice; arXiv 2510.26704 does not fix one.
+
+    Example:
+        >>> two_blobs()
+        GaussianMixture(batch_shape=(), components=2, dim=2)
+    """
+    means = torch.tensor([[-1.0, -0.25], [1.0, 0.25]], dtype=dtype)
+    covariances = torch.stack(
+        [_tilted(0.4, 0.7, degrees=20, dtype=dtype), _tilted(0.4, 0.6, degrees=-15, dtype=dtype)]
+    )
+    return GaussianMixture(torch.tensor([0.55, 0.45], dtype=dtype), means, covariances)
+
+
+def two_peaks(
+    separation: float = 1.0, width: float = 0.5, dtype: torch.dtype = torch.float64
+) -> GaussianMixture:
+    r"""The book's prior on the line: two equal peaks at ±m,
+
+    .. math:: p_X = \tfrac12 \mathcal{N}(-m, s^2) + \tfrac12 \mathcal{N}(m, s^2).
+
+    Args:
+        separation: m > 0, half the distance of the peaks.
+        width: s > 0, the standard deviation of each.
+        dtype: of the mixture.
+
+    Raises:
+        ValueError: if m or s is not above zero.
+
+    Example:
+        >>> two_peaks().mean
+        tensor([0.], dtype=torch.float64)
+    """
+    check_positive("separation", separation)
+    check_positive("width", width)
+    means = torch.tensor([[-separation], [separation]], dtype=dtype)
+    covariances = torch.full((2, 1, 1), width**2, dtype=dtype)
+    return GaussianMixture(torch.full((2,), 0.5, dtype=dtype), means, covariances)
+
+
+def smooth_signals(
+    size: int, length: float, nugget: float = 1e-3, dtype: torch.dtype = torch.float64
+) -> GaussianMixture:
+    r"""A Gaussian prior on smooth signals, of variance one at each of its points,
+
+    .. math:: x \sim \mathcal{N}(0, \Sigma), \qquad \Sigma_{ij} = (1 - \nu)\, e^{-(i - j)^2 / (2 \ell^2)} + \nu\, [i = j].
+
+    Args:
+        size: the number of points, at least 1.
+        length: the correlation length ℓ > 0, in points.
+        nugget: the share ν > 0 of white noise, which keeps Σ invertible.
+        dtype: of the mixture.
+
+    Raises:
+        ValueError: if an argument is not above zero.
+
+    Example:
+        >>> smooth_signals(size=32, length=4.0)
+        GaussianMixture(batch_shape=(), components=1, dim=32)
+    """
+    check_count("size", size)
+    check_positive("length", length)
+    check_positive("nugget", nugget)
+    kernel = torch.from_numpy(toeplitz(_bell(size, length))).to(dtype)
+    covariance = (1 - nugget) * kernel + nugget * torch.eye(size, dtype=dtype)
+    return GaussianMixture(
+        torch.ones(1, dtype=dtype), torch.zeros(1, size, dtype=dtype), covariance[None]
+    )
+
+
+def blur_operator(size: int, width: float, dtype: torch.dtype = torch.float64) -> Tensor:
+    r"""A Gaussian blur of a signal, with zeros beyond its ends, shape ``(size, size)``,
+
+    .. math:: A_{ij} = \frac{1}{\sqrt{2\pi}\, w}\, e^{-(i - j)^2 / (2 w^2)}.
+
+    Args:
+        size: the number of points, at least 1.
+        width: w > 0, the standard deviation of the blur, in points.
+        dtype: of the matrix.
+
+    Raises:
+        ValueError: if an argument is not above zero.
+
+    Example:
+        >>> blur_operator(size=5, width=1.0).diagonal()
+        tensor([0.3989, 0.3989, 0.3989, 0.3989, 0.3989], dtype=torch.float64)
+    """
+    check_count("size", size)
+    check_positive("width", width)
+    row = _bell(size, width) / (math.sqrt(2 * math.pi) * width)
+    return torch.from_numpy(toeplitz(row)).to(dtype)
+
+
+def _bell(size: int, width: float) -> np.ndarray:
+    return np.exp(-0.5 * (np.arange(size) / width) ** 2)
+
+
+def _tilted(first_std: float, second_std: float, degrees: float, dtype: torch.dtype) -> Tensor:
+    """The covariance with the given standard deviations along axes turned by ``degrees``."""
+    angle = math.radians(degrees)
+    cos, sin = math.cos(angle), math.sin(angle)
+    turn = torch.tensor([[cos, -sin], [sin, cos]], dtype=dtype)
+    return turn @ torch.diag(torch.tensor([first_std**2, second_std**2], dtype=dtype)) @ turn.mT

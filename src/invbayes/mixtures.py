@@ -1,0 +1,220 @@
+"""Gaussian mixtures: density, score, Hessian, moments and samples, all in closed form."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import MultivariateNormal
+
+from invbayes._checks import (
+    check_count,
+    check_float_tensor,
+    check_points,
+    check_same_dtype,
+)
+
+
+class Expansion(NamedTuple):
+    r"""log p, its first two derivatives, and the metric :math:`\sum_k r_k \Sigma_k^{-1}`, at points."""
+
+    log_prob: Tensor
+    score: Tensor
+    hessian: Tensor
+    metric: Tensor
+
+
+class GaussianMixture:
+    r"""A Gaussian mixture, or a batch of them,
+
+    .. math:: p(x) = \sum_{k=1}^{K} w_k \, \mathcal{N}(x;\, m_k, \Sigma_k), \qquad x \in \mathbb{R}^d.
+
+    A batch of mixtures has leading axes ``(*B,)``, as a posterior for each of ``n``
+    observations has ``(n,)``. Points broadcast against the batch, as in `torch.distributions`:
+    ``(*S, *B, d)`` gives densities ``(*S, *B)``.
+
+    Args:
+        weights: ``(*B, K)``, not negative, each row summing to one.
+        means: ``(*B, K, d)``.
+        covariances: ``(*B, K, d, d)``, or ``(K, d, d)`` when the batch shares them,
+            symmetric and positive definite.
+
+    Raises:
+        ValueError: for wrong shapes or dtypes, NaN or infinite entries, weights that are negative
+            or do not sum to one, covariances that are not symmetric positive definite.
+
+    Example:
+        >>> import torch
+        >>> p = GaussianMixture(
+        ...     weights=torch.tensor([0.5, 0.5]),
+        ...     means=torch.tensor([[-2.0], [2.0]]),
+        ...     covariances=torch.ones(2, 1, 1),
+        ... )
+        >>> p.mean, p.covariance
+        (tensor([0.]), tensor([[5.]]))
+        >>> p.score(torch.zeros(1, 1))
+        tensor([[0.]])
+    """
+
+    def __init__(self, weights: Tensor, means: Tensor, covariances: Tensor) -> None:
+        _check_mixture(weights, means, covariances)
+        self.weights, self.means, self.covariances = weights, means, covariances
+        scale_tril = _cholesky(covariances)
+        self.components = MultivariateNormal(means, scale_tril=scale_tril, validate_args=False)
+        self._precisions = torch.cholesky_inverse(scale_tril)
+
+    def __repr__(self) -> str:
+        return (
+            f"GaussianMixture(batch_shape={tuple(self.batch_shape)}, "
+            f"components={self.num_components}, dim={self.dim})"
+        )
+
+    @property
+    def dim(self) -> int:
+        """The dimension d."""
+        return self.means.shape[-1]
+
+    @property
+    def num_components(self) -> int:
+        """The number of components K."""
+        return self.means.shape[-2]
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """The leading axes ``(*B,)``; empty for a single mixture."""
+        return self.means.shape[:-2]
+
+    def __getitem__(self, index: int | slice | Tensor) -> GaussianMixture:
+        """Select mixtures along the first batch axis; shared covariances stay shared."""
+        if not self.batch_shape:
+            raise ValueError("index needs a batch of mixtures, this is a single one")
+        shared = self.covariances.ndim == 3
+        covariances = self.covariances if shared else self.covariances[index]
+        return GaussianMixture(self.weights[index], self.means[index], covariances)
+
+    @property
+    def mean(self) -> Tensor:
+        r""":math:`m = \sum_k w_k m_k`, shape ``(*B, d)``."""
+        return torch.einsum("...k,...ki->...i", self.weights, self.means)
+
+    @property
+    def covariance(self) -> Tensor:
+        r""":math:`\sum_k w_k (\Sigma_k + (m_k - m)(m_k - m)^\top)`, shape ``(*B, d, d)``."""
+        centred = self.means - self.mean[..., None, :]
+        spread = self.covariances + _outer(centred)
+        return torch.einsum("...k,...kij->...ij", self.weights, spread)
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draw ``n`` points of each mixture, shape ``(n, *B, d)``.
+
+        Pick a component by its weight, then add a standard normal times its Cholesky factor.
+
+        Args:
+            n: the number of points, at least 1.
+            generator: the source of randomness; without one, PyTorch's global generator.
+        """
+        check_count("n", n)
+        flat = self.weights.reshape(-1, self.num_components)
+        chosen = torch.multinomial(flat, n, replacement=True, generator=generator)
+        chosen = chosen.T.reshape(n, *self.batch_shape, 1, 1)
+        means = self.means.expand(n, *self.means.shape)
+        mean = torch.take_along_dim(means, chosen, dim=-2).squeeze(-2)
+        scale_tril = self.components.scale_tril.expand(*means.shape, self.dim)
+        scale = torch.take_along_dim(scale_tril, chosen[..., None], dim=-3).squeeze(-3)
+        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
+        return mean + torch.einsum("...ij,...j->...i", scale, noise)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        r""":math:`\log p(x)` at points ``(*S, *B, d)``, shape ``(*S, *B)``."""
+        return self._log_joint(x).logsumexp(-1)
+
+    def responsibilities(self, x: Tensor) -> Tensor:
+        r""":math:`r_k(x) = w_k \mathcal{N}(x; m_k, \Sigma_k) / p(x)`, shape ``(*S, *B, K)``.
+
+        The probability that x came from component k.
+        """
+        return self._log_joint(x).softmax(-1)
+
+    def score(self, x: Tensor) -> Tensor:
+        r""":math:`\nabla \log p(x) = \sum_k r_k(x)\, g_k`, with :math:`g_k = \Sigma_k^{-1}(m_k - x)`.
+
+        Points ``(*S, *B, d)`` give ``(*S, *B, d)``.
+        """
+        return torch.einsum("...k,...ki->...i", self.responsibilities(x), self.pulls(x))
+
+    def hessian(self, x: Tensor) -> Tensor:
+        r""":math:`\nabla^2 \log p(x) = \sum_k r_k (g_k g_k^\top - \Sigma_k^{-1}) - s s^\top`.
+
+        Here s is the score; points ``(*S, *B, d)`` give ``(*S, *B, d, d)``. The two outer products
+        are taken together, as the covariance of the :math:`g_k`, so that nothing cancels.
+        """
+        return self.expand(x).hessian
+
+    def expand(self, x: Tensor) -> Expansion:
+        r"""The local expansion of log p at points ``(*S, *B, d)``, all in one pass."""
+        log_joint, pulls = self._log_joint(x), self.pulls(x)
+        r = log_joint.softmax(-1)
+        score = torch.einsum("...k,...ki->...i", r, pulls)
+        spread = torch.einsum("...k,...kij->...ij", r, _outer(pulls - score[..., None, :]))
+        metric = self.mean_precision(r)
+        return Expansion(log_joint.logsumexp(-1), score, spread - metric, metric)
+
+    def mean_precision(self, responsibilities: Tensor) -> Tensor:
+        r""":math:`\sum_k r_k \Sigma_k^{-1}`, shape ``(*S, *B, d, d)``: the metric of an EM step."""
+        return torch.einsum("...k,...kij->...ij", responsibilities, self._precisions)
+
+    def pulls(self, x: Tensor) -> Tensor:
+        r""":math:`g_k = \Sigma_k^{-1}(m_k - x)`, each component's own score, ``(*S, *B, K, d)``."""
+        offsets = self.means - x[..., None, :]
+        return torch.einsum("...kij,...kj->...ki", self._precisions, offsets)
+
+    def _log_joint(self, x: Tensor) -> Tensor:
+        """log w_k + log N(x; m_k, Σ_k), with log 0 = −∞ for a component without weight."""
+        check_points("x", x, self.dim, like=self.means)
+        return self.weights.log() + self.components.log_prob(x[..., None, :])
+
+
+def _outer(v: Tensor) -> Tensor:
+    return v[..., :, None] * v[..., None, :]
+
+
+def _check_mixture(weights: Tensor, means: Tensor, covariances: Tensor) -> None:
+    """Raise for parts that do not fit together or are not a mixture's."""
+    parts = {"weights": weights, "means": means, "covariances": covariances}
+    for name, value in parts.items():
+        check_float_tensor(name, value)
+    check_same_dtype(**parts)
+    _check_shapes(weights, means, covariances)
+    total = weights.sum(-1)
+    slack = 10 * weights.shape[-1] * torch.finfo(weights.dtype).eps
+    if (weights < 0).any():
+        raise ValueError(f"weights must not be negative, got {weights.min().item():.3g}")
+    if ((total - 1).abs() > slack).any():
+        worst = total.flatten()[(total - 1).abs().argmax()].item()
+        raise ValueError(f"weights must sum to one, got a sum of {worst:.6g}")
+
+
+def _check_shapes(weights: Tensor, means: Tensor, covariances: Tensor) -> None:
+    if means.ndim < 2 or 0 in means.shape[-2:]:
+        raise ValueError(f"means must have shape (*B, K, d), got {tuple(means.shape)}")
+    if weights.shape != means.shape[:-1]:
+        expected = tuple(means.shape[:-1])
+        raise ValueError(f"weights must have shape {expected}, got {tuple(weights.shape)}")
+    full = (*means.shape, means.shape[-1])
+    if covariances.shape not in (full, full[-3:]):
+        raise ValueError(f"covariances must have shape {full}, got {tuple(covariances.shape)}")
+
+
+def _cholesky(covariances: Tensor) -> Tensor:
+    """The lower Cholesky factors, or a ValueError that names the argument."""
+    slack = (
+        100 * torch.finfo(covariances.dtype).eps * covariances.abs().amax((-2, -1), keepdim=True)
+    )
+    if ((covariances - covariances.mT).abs() > slack).any():
+        raise ValueError("covariances must be symmetric")
+    scale_tril, failed = torch.linalg.cholesky_ex(covariances)
+    if failed.any():
+        least = torch.linalg.eigvalsh(covariances).min().item()
+        raise ValueError(f"covariances must be positive definite, got an eigenvalue of {least:.3g}")
+    return scale_tril

@@ -1,0 +1,118 @@
+"""The highest mode against dense grids, and the ways in which a search can fail."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from invbayes import GaussianMixture, NotConverged, TiedModes, global_mode
+from invbayes.examples import two_peaks
+from tests.conftest import random_mixture
+
+
+def grid(mixture, points):
+    """A grid over the box that holds every mode: three deviations beyond the means."""
+    reach = 3 * mixture.covariances.diagonal(dim1=-2, dim2=-1).amax(0).sqrt()
+    low, high = mixture.means.amin(0) - reach, mixture.means.amax(0) + reach
+    axes = [
+        torch.linspace(a, b, points, dtype=torch.float64) for a, b in zip(low, high, strict=True)
+    ]
+    return torch.cartesian_prod(*axes).reshape(-1, mixture.dim)
+
+
+@given(st.integers(1, 2), st.integers(1, 6), st.integers(0, 10_000))
+def test_no_grid_point_is_higher(dim, components, seed):
+    mixture = random_mixture(dim, components, torch.Generator().manual_seed(seed))
+    mode = global_mode(mixture)
+    best = mixture.log_prob(grid(mixture, 20_001 if dim == 1 else 201)).max()
+    assert mixture.log_prob(mode) >= best - 1e-12
+    assert mixture.score(mode).abs().max() < 1e-8
+
+
+def test_a_mode_between_two_crossing_components_is_found():
+    """Two long, crossing ridges are highest where they cross, far from both means."""
+    mixture = GaussianMixture(
+        torch.tensor([0.5, 0.5], dtype=torch.float64),
+        torch.tensor([[3.0, 0.0], [0.0, 3.1]], dtype=torch.float64),
+        torch.tensor([[[9.0, 0.0], [0.0, 0.01]], [[0.01, 0.0], [0.0, 9.0]]], dtype=torch.float64),
+    )
+    mode = global_mode(mixture)
+    assert mode.norm() < 0.1
+    assert mixture.log_prob(mode) > mixture.log_prob(mixture.means).max() + 0.1
+
+
+@pytest.mark.parametrize("width", [0.97, 0.999, 1.001, 1.03])
+def test_flat_tops_are_climbed(width):
+    """At width 1 the two peaks merge; close to it curvature is small and a climb is slow."""
+    prior = two_peaks(separation=1.0, width=width)
+    mode = global_mode(prior, on_tie="first")
+    assert prior.score(mode).abs() < 1e-10
+    assert prior.hessian(mode) < 0
+
+
+def test_a_batch_is_searched_member_by_member(generator):
+    members = [random_mixture(2, 3, generator) for _ in range(6)]
+    batch = GaussianMixture(
+        *(
+            torch.stack([getattr(p, n) for p in members])
+            for n in ("weights", "means", "covariances")
+        )
+    )
+    expected = torch.stack([global_mode(p) for p in members])
+    torch.testing.assert_close(global_mode(batch), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_single_precision_agrees(generator):
+    p = random_mixture(3, 3, generator)
+    low = GaussianMixture(p.weights.float(), p.means.float(), p.covariances.float())
+    torch.testing.assert_close(global_mode(low).double(), global_mode(p), rtol=1e-4, atol=1e-4)
+
+
+def test_a_tie_raises_and_can_be_settled():
+    prior = two_peaks()
+    with pytest.raises(TiedModes, match="two equally high modes, the first at index 0") as caught:
+        global_mode(prior)
+    assert caught.value.index.tolist() == [0]
+    left = global_mode(prior, on_tie="first")
+    assert -1 < left.item() < -0.9
+    assert prior.score(left).abs() < 1e-10
+
+
+def test_a_broken_tie_is_no_tie():
+    prior = two_peaks()
+    tilted = GaussianMixture(
+        torch.tensor([0.5 - 1e-9, 0.5 + 1e-9], dtype=torch.float64), prior.means, prior.covariances
+    )
+    assert global_mode(tilted) > 0.9
+
+
+def test_too_few_steps_raise_with_the_bound(generator):
+    mixture = random_mixture(2, 4, generator)
+    with pytest.raises(NotConverged, match="missed the tolerance 1e-10 after 1 steps") as caught:
+        global_mode(mixture, max_steps=1)
+    assert caught.value.steps == 1
+    assert caught.value.bound > 1e-10
+
+
+def test_a_saddle_raises(monkeypatch):
+    """With the start between two peaks alone, the climb stays on the saddle, and says so."""
+    between = torch.tensor([[0.5, 0.5]], dtype=torch.float64)
+    monkeypatch.setattr("invbayes.modes._start_weights", lambda _: between)
+    with pytest.raises(NotConverged, match="ended at a saddle point"):
+        global_mode(two_peaks())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tol": 0.0}, "tol must be finite and > 0, got 0"),
+        ({"tol": -1e-3}, "tol must be finite and > 0"),
+        ({"max_steps": 0}, "max_steps must be a positive int, got 0"),
+        ({"on_tie": "last"}, "on_tie must be 'raise' or 'first', got 'last'"),
+    ],
+)
+def test_bad_options_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        global_mode(two_peaks(), **options)
