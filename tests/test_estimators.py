@@ -76,10 +76,8 @@ def test_the_posterior_mean_has_the_least_error(generator):
 @pytest.mark.parametrize(("rows", "dim", "rank"), [(3, 3, 3), (4, 2, 2), (2, 4, 2), (3, 3, 1)])
 def test_for_a_gaussian_prior_both_are_tikhonov(rows, dim, rank, generator):
     problem = LinearProblem(random_operator(rows, dim, rank, generator), 0.3)
-    prior = GaussianMixture(
-        torch.ones(1, dtype=torch.float64),
-        torch.zeros(1, dim, dtype=torch.float64),
-        0.49 * torch.eye(dim, dtype=torch.float64)[None],
+    prior = GaussianMixture.gaussian(
+        torch.zeros(dim, dtype=torch.float64), 0.49 * torch.eye(dim, dtype=torch.float64)
     )
     y = torch.randn(6, rows, generator=generator, dtype=torch.float64)
     damped = problem.normal_operator + 0.09 / 0.49 * torch.eye(dim, dtype=torch.float64)

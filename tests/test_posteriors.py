@@ -37,9 +37,7 @@ def test_bayes_rule_holds_at_every_point(case):
 @given(cases())
 def test_one_gaussian_gives_the_information_form(case):
     mixture, problem, y = case
-    prior = GaussianMixture(
-        torch.ones(1, dtype=torch.float64), mixture.means[:1], mixture.covariances[:1]
-    )
+    prior = GaussianMixture.gaussian(mixture.means[0], mixture.covariances[0])
     belief = posterior(prior, problem, y)
     prior_precision = torch.linalg.inv(prior.covariances[0])
     precision = prior_precision + problem.normal_operator / problem.noise_std**2

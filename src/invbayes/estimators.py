@@ -34,7 +34,7 @@ def posterior_mean(prior: GaussianMixture, problem: LinearProblem, y: Tensor) ->
 
     Example:
         >>> import torch
-        >>> prior = GaussianMixture(torch.ones(1), torch.zeros(1, 1), torch.ones(1, 1, 1))
+        >>> prior = GaussianMixture.gaussian(torch.zeros(1), torch.ones(1, 1))
         >>> posterior_mean(prior, LinearProblem(torch.ones(1, 1), 1.0), torch.tensor([[2.0]]))
         tensor([[1.]])
     """
@@ -72,7 +72,7 @@ def map_estimate(
 
     Example:
         >>> import torch
-        >>> prior = GaussianMixture(torch.ones(1), torch.zeros(1, 1), torch.ones(1, 1, 1))
+        >>> prior = GaussianMixture.gaussian(torch.zeros(1), torch.ones(1, 1))
         >>> map_estimate(prior, LinearProblem(torch.ones(1, 1), 1.0), torch.tensor([[2.0]]))
         tensor([[1.]])
     """
@@ -100,7 +100,7 @@ def ideal_forward_map(prior: GaussianMixture, problem: LinearProblem, x: Tensor)
 
     Example:
         >>> import torch
-        >>> prior = GaussianMixture(torch.ones(1), torch.zeros(1, 1), torch.ones(1, 1, 1))
+        >>> prior = GaussianMixture.gaussian(torch.zeros(1), torch.ones(1, 1))
         >>> ideal_forward_map(prior, LinearProblem(torch.ones(1, 1), 1.0), torch.tensor([[1.0]]))
         tensor([[2.]])
     """

@@ -84,9 +84,7 @@ def smooth_signals(
     check_positive("nugget", nugget)
     kernel = torch.from_numpy(toeplitz(_bell(size, length))).to(dtype)
     covariance = (1 - nugget) * kernel + nugget * torch.eye(size, dtype=dtype)
-    return GaussianMixture(
-        torch.ones(1, dtype=dtype), torch.zeros(1, size, dtype=dtype), covariance[None]
-    )
+    return GaussianMixture.gaussian(torch.zeros(size, dtype=dtype), covariance)
 
 
 def blur_operator(size: int, width: float, dtype: torch.dtype = torch.float64) -> Tensor:

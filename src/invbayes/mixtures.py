@@ -64,6 +64,16 @@ class GaussianMixture:
         self.components = MultivariateNormal(means, scale_tril=scale_tril, validate_args=False)
         self._precisions = torch.cholesky_inverse(scale_tril)
 
+    @classmethod
+    def gaussian(cls, mean: Tensor, covariance: Tensor) -> GaussianMixture:
+        r"""The mixture of one component, :math:`\mathcal{N}(m, \Sigma)`.
+
+        Args:
+            mean: m, shape ``(d,)``.
+            covariance: Σ, shape ``(d, d)``.
+        """
+        return cls(mean.new_ones(1), mean[None], covariance[None])
+
     def __repr__(self) -> str:
         return (
             f"GaussianMixture(batch_shape={tuple(self.batch_shape)}, "

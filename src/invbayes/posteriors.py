@@ -35,7 +35,7 @@ def posterior(prior: GaussianMixture, problem: LinearProblem, y: Tensor) -> Gaus
 
     Example:
         >>> import torch
-        >>> prior = GaussianMixture(torch.ones(1), torch.zeros(1, 1), torch.ones(1, 1, 1))
+        >>> prior = GaussianMixture.gaussian(torch.zeros(1), torch.ones(1, 1))
         >>> problem = LinearProblem(torch.ones(1, 1), noise_std=1.0)
         >>> posterior(prior, problem, torch.tensor([[2.0]])).mean
         tensor([[1.]])
@@ -61,7 +61,7 @@ def data_density(prior: GaussianMixture, problem: LinearProblem) -> GaussianMixt
 
     Example:
         >>> import torch
-        >>> prior = GaussianMixture(torch.ones(1), torch.zeros(1, 1), torch.ones(1, 1, 1))
+        >>> prior = GaussianMixture.gaussian(torch.zeros(1), torch.ones(1, 1))
         >>> data_density(prior, LinearProblem(2 * torch.ones(1, 1), noise_std=1.0)).covariance
         tensor([[5.]])
     """
@@ -83,7 +83,7 @@ def normal_data_density(prior: GaussianMixture, problem: LinearProblem) -> Gauss
 
     Example:
         >>> import torch
-        >>> prior = GaussianMixture(torch.ones(1), torch.zeros(1, 1), torch.ones(1, 1, 1))
+        >>> prior = GaussianMixture.gaussian(torch.zeros(1), torch.ones(1, 1))
         >>> normal_data_density(prior, LinearProblem(2 * torch.ones(1, 1), 1.0)).covariance
         tensor([[20.]])
     """

@@ -1,0 +1,147 @@
+"""Pictures: densities, deformed grids, arrows, and a slider that needs no kernel.
+
+Imported by notebooks only, which first choose the book's style by
+``plt.style.use("invbayes.book")``.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Sequence
+from html import escape
+from io import BytesIO
+from typing import Any
+
+import matplotlib.pyplot as plt
+import torch
+from IPython.display import HTML
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from invbayes._checks import check_count
+
+Box = tuple[float, float, float, float]
+
+
+def lattice(box: Box, rows: int, columns: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    """The points of a regular lattice, shape ``(rows, columns, 2)``.
+
+    Args:
+        box: ``(left, right, bottom, top)``.
+        rows: the number of points along the vertical axis.
+        columns: the number of points along the horizontal axis.
+        dtype: of the points.
+
+    Example:
+        >>> lattice((0, 1, 0, 2), rows=2, columns=2).tolist()
+        [[[0.0, 0.0], [1.0, 0.0]], [[0.0, 2.0], [1.0, 2.0]]]
+    """
+    check_count("rows", rows)
+    check_count("columns", columns)
+    left, right, bottom, top = box
+    horizontal = torch.linspace(left, right, columns, dtype=dtype)
+    vertical = torch.linspace(bottom, top, rows, dtype=dtype)
+    return torch.stack(torch.meshgrid(horizontal, vertical, indexing="xy"), dim=-1)
+
+
+def draw_density(ax: Axes, log_prob: Callable[[Tensor], Tensor], box: Box, **style: Any) -> None:
+    """Fill the contours of ``exp(log_prob)``, at nine equal steps up to its greatest value.
+
+    Args:
+        ax: where to draw.
+        log_prob: takes points ``(n, 2)`` and returns ``(n,)``; need not be normalised.
+        box: ``(left, right, bottom, top)``.
+        **style: passed to `matplotlib.axes.Axes.contourf`.
+    """
+    points = lattice(box, rows=161, columns=161)
+    values = log_prob(points.reshape(-1, 2)).reshape(points.shape[:2])
+    shape = (values - values.max()).exp()
+    levels = torch.linspace(0.05, 1, 10).tolist()
+    ax.contourf(points[..., 0], points[..., 1], shape, levels=levels, **{"alpha": 0.75, **style})
+    ax.contour(
+        points[..., 0], points[..., 1], shape, levels=levels[::3], colors="0.45", linewidths=0.5
+    )
+
+
+def draw_net(ax: Axes, nodes: Tensor, **style: Any) -> None:
+    """Draw the lines that join neighbouring nodes ``(rows, columns, 2)`` of a deformed lattice."""
+    style = {"color": "0.25", "linewidth": 0.7, "linestyle": "-", **style}
+    for lines in (nodes, nodes.transpose(0, 1)):
+        ax.plot(*lines.detach().permute(2, 1, 0), **style)
+
+
+def draw_arrows(ax: Axes, start: Tensor, displacement: Tensor, **style: Any) -> None:
+    """Draw arrows from ``start`` along ``displacement``, both ``(*, 2)``, to the axes' own scale."""
+    start, displacement = start.reshape(-1, 2), displacement.reshape(-1, 2)
+    style = {"angles": "xy", "scale_units": "xy", "scale": 1, "width": 0.006, **style}
+    ax.quiver(*start.T, *displacement.T, **style)
+
+
+def frame(ax: Axes, box: Box, *, xlabel: str, ylabel: str, title: str = "") -> None:
+    """Give a picture of the plane its window, equal units and labels."""
+    ax.set(xlim=box[:2], ylim=box[2:], xlabel=xlabel, ylabel=ylabel, title=title, aspect="equal")
+
+
+def slider(
+    draw: Callable[[float], Figure],
+    values: Sequence[float],
+    *,
+    label: str,
+    alt: Callable[[float], str],
+    start: int = 0,
+) -> HTML:
+    """A slider over pictures that are drawn beforehand, so that it moves without a kernel.
+
+    Args:
+        draw: returns the figure for one value; it is closed here.
+        values: one picture each.
+        label: what the slider changes, such as ``"noise level δ"``.
+        alt: the text for a reader who cannot see the picture, for one value.
+        start: the position of the picture that is shown first.
+
+    Raises:
+        ValueError: without values, or if ``start`` is not a position in them.
+
+    Example:
+        >>> page = slider(lambda v: plt.figure(), [1, 2], label="n", alt=lambda v: f"n is {v}")
+        >>> page.data.count("<img"), 'max="1"' in page.data
+        (2, True)
+    """
+    if not 0 <= start < len(values):
+        raise ValueError(
+            f"start must be a position in values (there are {len(values)}), got {start}"
+        )
+    pictures = "".join(
+        f'<img src="{_as_data_url(draw(value))}" alt="{escape(alt(value))}"'
+        f"{'' if i == start else ' hidden'}>"
+        for i, value in enumerate(values)
+    )
+    names = escape(",".join(f"{value:g}" for value in values))
+    script = escape(_MOVE)
+    return HTML(
+        f'<div class="frame-slider" data-values="{names}"><label>{escape(label)} = '
+        f"<output>{values[start]:g}</output> "
+        f'<input type="range" min="0" max="{len(values) - 1}" value="{start}" '
+        f'aria-valuetext="{values[start]:g}" oninput="{script}"></label>{pictures}</div>'
+    )
+
+
+# Inline, since Jupyter and the built page both run it, and neither needs another file.
+_MOVE = (
+    "const box = this.closest('.frame-slider');"
+    "const value = box.dataset.values.split(',')[this.value];"
+    "box.querySelectorAll('img').forEach((img, i) => { img.hidden = i != this.value; });"
+    "box.querySelector('output').textContent = value;"
+    "this.setAttribute('aria-valuetext', value);"
+)
+
+
+def _as_data_url(figure: Figure) -> str:
+    """A PNG of at most 64 colours, about a third of the size of a full one."""
+    drawn, small = BytesIO(), BytesIO()
+    figure.savefig(drawn, format="png", dpi=110)
+    plt.close(figure)
+    Image.open(drawn).convert("RGB").quantize(64).save(small, format="png", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(small.getvalue()).decode()

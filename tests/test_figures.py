@@ -1,0 +1,77 @@
+"""Pictures: the arrays behind them, and a slider whose every part is there."""
+
+from __future__ import annotations
+
+import re
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import pytest
+import torch
+
+from invbayes.figures import draw_arrows, draw_density, draw_net, lattice, slider
+
+mpl.use("Agg")
+
+
+@pytest.fixture
+def ax():
+    with plt.style.context("invbayes.book"):
+        figure, axes = plt.subplots()
+        yield axes
+        plt.close(figure)
+
+
+def test_lattice_runs_along_rows():
+    points = lattice((0, 2, 10, 11), rows=2, columns=3)
+    assert points[0].tolist() == [[0, 10], [1, 10], [2, 10]]
+    assert points[:, 0].tolist() == [[0, 10], [0, 11]]
+
+
+def test_a_net_joins_neighbours_in_both_directions(ax):
+    nodes = lattice((0, 2, 0, 1), rows=2, columns=3)
+    draw_net(ax, nodes)
+    lines = sorted(line.get_xydata().tolist() for line in ax.lines)
+    rows, columns = nodes.tolist(), nodes.transpose(0, 1).tolist()
+    assert lines == sorted(rows + columns)
+
+
+def test_arrows_have_their_true_length(ax):
+    start, displacement = torch.zeros(1, 2), torch.tensor([[0.3, 0.4]])
+    draw_arrows(ax, start, displacement)
+    arrows = ax.collections[0]
+    assert (arrows.U.item(), arrows.V.item()) == pytest.approx((0.3, 0.4))
+    assert (arrows.scale, arrows.scale_units, arrows.angles) == (1, "xy", "xy")
+
+
+def test_a_density_is_drawn_where_it_is(ax):
+    centre = torch.tensor([1.0, -2.0], dtype=torch.float64)
+    draw_density(ax, lambda x: -(x - centre).square().sum(-1), (-3, 3, -4, 4))
+    rings = [path.vertices for path in ax.collections[0].get_paths() if len(path.vertices)]
+    middle = (rings[-1].max(0) + rings[-1].min(0)) / 2
+    assert middle.tolist() == pytest.approx(centre.tolist(), abs=0.02)
+
+
+def test_a_slider_has_a_picture_a_text_and_a_name_for_each_value():
+    values = [0.1, 0.5, 1.0]
+    html = slider(
+        lambda _: plt.figure(), values, label="δ", alt=lambda v: f"at <{v}>", start=1
+    ).data
+    assert re.findall(r'alt="at &lt;([\d.]+)&gt;"( hidden)?>', html) == [
+        ("0.1", " hidden"),
+        ("0.5", ""),
+        ("1.0", " hidden"),
+    ]
+    assert 'data-values="0.1,0.5,1"' in html
+    assert 'max="2" value="1" aria-valuetext="0.5"' in html
+    assert html.count("data:image/png;base64,") == 3
+    assert not plt.get_fignums()
+
+
+def test_bad_input_is_named():
+    with pytest.raises(ValueError, match=r"start must be a position in values \(there are 0\)"):
+        slider(lambda _: plt.figure(), [], label="δ", alt=str)
+    with pytest.raises(ValueError, match="start must be a position in values"):
+        slider(lambda _: plt.figure(), [1.0], label="δ", alt=str, start=1)
+    with pytest.raises(ValueError, match="rows must be a positive int"):
+        lattice((0, 1, 0, 1), rows=0, columns=2)
