@@ -36,7 +36,8 @@ test: lint
 # Run every chapter from top to bottom and store what it printed and drew.
 execute: $(VENV)/.installed
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace \
-		--ExecutePreprocessor.record_timing=False $(CHAPTERS)
+		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=300 $(CHAPTERS)
+	$(BIN)/python book/cover.py
 
 lab: $(VENV)/.installed
 	$(BIN)/jupyter lab book
