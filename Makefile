@@ -20,8 +20,9 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt
 	touch $@
 
+# --all: an incremental build would keep old stylesheets, and old pages' warnings to itself.
 book: $(VENV)/.installed
-	$(BIN)/jupyter-book build . --quiet --warningiserror --nitpick --keep-going
+	$(BIN)/jupyter-book build . --all --quiet --warningiserror --nitpick --keep-going
 	@echo "The book is ready: open $(CURDIR)/$(HTML)/index.html"
 
 lint: $(VENV)/.installed
