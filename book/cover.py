@@ -23,7 +23,9 @@ def main() -> None:
         draw_net(ax, estimate(prior, problem, nodes), color="0.15")
         ax.set(title=title, aspect="equal", xlim=(-2.3, 2.3), ylim=(-1.9, 1.9))
         ax.set_axis_off()
-    figure.savefig(Path(__file__).parent / "_static" / "cover.png", metadata={"Software": None})
+    figure.savefig(
+        Path(__file__).parent / "_static" / "cover.png", metadata={"Software": None}
+    )
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def map_estimate(
     y: Tensor,
     *,
     tol: float | None = None,
-    max_steps: int = 100,
+    max_steps: int = 1000,
     on_tie: Literal["raise", "first"] = "raise",
 ) -> Tensor:
     r"""The maximum a posteriori (MAP) estimate, the highest point of the posterior,

@@ -17,7 +17,7 @@ def global_mode(
     mixture: GaussianMixture,
     *,
     tol: float | None = None,
-    max_steps: int = 100,
+    max_steps: int = 1000,
     on_tie: Literal["raise", "first"] = "raise",
 ) -> Tensor:
     r"""The global maximiser of a mixture's density,

@@ -1,0 +1,117 @@
+"""The rules that the notebooks, the README and the package's floors keep."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import Counter
+from pathlib import Path
+
+import nbformat
+import pytest
+
+import invbayes
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
+# From the bottom up: a file may import from those before it only.
+FLOORS = [
+    "_checks",
+    "errors",
+    "contraction",
+    "lipschitz",
+    "stochastic",
+    "iresnet",
+    "mixtures",
+    "problems",
+    "modes",
+    "posteriors",
+    "estimators",
+    "examples",
+    "figures",
+]
+
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def code_cells(path):
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+def draws(cell):
+    return any("image/png" in output.get("data", {}) for output in cell.outputs)
+
+
+@each_notebook
+def test_cells_are_short(path):
+    for cell in code_cells(path):
+        assert len(cell.source.splitlines()) <= 25, cell.source
+
+
+@each_notebook
+def test_cells_ran_once_from_top_to_bottom(path):
+    cells = code_cells(path)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+
+
+@each_notebook
+def test_every_figure_has_a_caption_a_name_and_alt_text(path):
+    for cell in filter(draws, code_cells(path)):
+        options = cell.metadata.get("mystnb", {})
+        assert len(options["image"]["alt"]) > 40
+        assert options["figure"]["name"].startswith("fig-")
+        assert len(options["figure"]["caption"]) > 40
+
+
+@each_notebook
+def test_nothing_is_drawn_from_a_hidden_source_of_randomness(path):
+    for cell in code_cells(path):
+        calls = re.findall(
+            r"torch\.(?:rand|randn|randint|randperm)\([^)]*\)"
+            r"|\.(?:sample|observe)\((?:[^()]|\([^()]*\))*\)"
+            r"|manual_seed\(|np\.random",
+            cell.source,
+        )
+        unseeded = [c for c in calls if "generator" not in c and c != "manual_seed("]
+        assert not unseeded
+        assert "torch.manual_seed" not in cell.source
+
+
+@each_notebook
+def test_no_output_tells_where_it_was_made(path):
+    stored = "".join(str(cell.outputs) for cell in code_cells(path))
+    assert not re.search(r"/home/|/root/|/tmp/|/work/|C:\\\\", stored)
+
+
+def test_no_function_is_defined_in_two_notebooks():
+    names = Counter(
+        node.name
+        for path in NOTEBOOKS
+        for cell in code_cells(path)
+        for node in ast.walk(ast.parse(cell.source))
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+    )
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_imports_run_downwards():
+    files = {path.stem: path for path in (ROOT / "src" / "invbayes").glob("*.py")}
+    assert set(files) == {"__init__", *FLOORS}
+    for height, name in enumerate(FLOORS):
+        imported = re.findall(r"from invbayes\.(\w+) import", files[name].read_text())
+        assert all(FLOORS.index(other) < height for other in imported), name
+
+
+def test_public_names_are_documented_and_listed():
+    listed = (ROOT / "book" / "api.md").read_text()
+    for name in invbayes.__all__:
+        assert getattr(invbayes, name).__doc__
+        assert re.search(rf":: {name}$", listed, re.MULTILINE), name
+
+
+def test_the_readme_example_runs(capsys):
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    exec(compile(example, "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    mean_error, map_error = map(float, re.findall(r"tensor\(([\d.]+)", printed))
+    assert mean_error < map_error

@@ -1,0 +1,174 @@
+"""The fixed point against closed forms; its error guarantee; its implicit derivative."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from invbayes import NotConverged
+from invbayes.contraction import fixed_point
+from invbayes.lipschitz import LipschitzDense
+
+BOUNDS = pytest.mark.parametrize("lipschitz", [0.5, 0.9, 0.97])
+METHODS = pytest.mark.parametrize("method", ["newton", "plain"])
+
+
+def linear(matrix):
+    """X ↦ M x with its Jacobian."""
+    return lambda x: (x @ matrix.mT, matrix.expand(*x.shape, x.shape[-1]))
+
+
+def rotation(lipschitz, angle=1.2):
+    c, s = torch.tensor(angle).double().cos(), torch.tensor(angle).double().sin()
+    return lipschitz * torch.stack([torch.stack([c, -s]), torch.stack([s, c])])
+
+
+def nonlinear(lipschitz, dim=2):
+    net = LipschitzDense(dim, (16, 16), generator=torch.Generator().manual_seed(5)).double()
+
+    def with_jacobian(x):
+        value, jacobian = net.with_jacobian(x)
+        return lipschitz * value, lipschitz * jacobian
+
+    return net, with_jacobian
+
+
+@METHODS
+@pytest.mark.parametrize("lipschitz", [0.5, 0.9, 0.97, 0.999])
+@pytest.mark.parametrize("tol", [1e-3, 1e-6, 1e-9])
+def test_the_error_is_within_the_tolerance(method, lipschitz, tol, generator):
+    matrix = rotation(lipschitz)
+    z = torch.randn(50, 2, generator=generator, dtype=torch.float64)
+    exact = torch.linalg.solve(torch.eye(2).double() - matrix, z.mT).mT
+    found = fixed_point(linear(matrix), z, lipschitz=lipschitz, tol=tol, method=method)
+    assert (found - exact).norm(dim=1).max() <= tol
+
+
+@METHODS
+def test_the_peers_counterexample(method):
+    """For f(x) = 0.97 x a short step hides an error 32 times as long."""
+    z = torch.ones(1, 1, dtype=torch.float64)
+    found = fixed_point(
+        linear(0.97 * torch.ones(1, 1).double()), z, lipschitz=0.97, tol=1e-5, method=method
+    )
+    assert abs(found.item() - 1 / 0.03) <= 1e-5
+
+
+@METHODS
+@pytest.mark.parametrize("lipschitz", [0.5, 0.9, 0.99])
+def test_a_network_is_inverted_point_by_point(method, lipschitz, generator):
+    _, with_jacobian = nonlinear(lipschitz)
+    x = 3 * torch.randn(200, 2, generator=generator, dtype=torch.float64)
+    z = x - with_jacobian(x)[0]
+    found = fixed_point(with_jacobian, z, lipschitz=lipschitz, tol=1e-7, method=method)
+    assert (found - x).norm(dim=1).max() <= 1e-7
+
+
+def test_finished_points_cost_nothing():
+    """Each call sees only the points that still move."""
+    sizes = []
+
+    def counted(x):
+        sizes.append(len(x))
+        return 0.9 * x, torch.full((*x.shape, 1), 0.9, dtype=x.dtype)
+
+    z = torch.tensor([[0.0], [0.0], [1.0]], dtype=torch.float64)
+    with torch.no_grad():
+        fixed_point(counted, z, lipschitz=0.9, tol=1e-6, method="plain")
+    assert sizes[0] == 3
+    assert set(sizes[1:]) == {1}
+
+
+def test_newton_is_safeguarded_where_it_would_fly_off(generator):
+    """A wave whose Newton steps overshoot: every point still arrives."""
+
+    def wave(x):
+        return 0.99 * (5 * x).sin() / 5, torch.diag_embed(0.99 * (5 * x).cos())
+
+    x = 3 * torch.randn(2000, 1, generator=generator, dtype=torch.float64)
+    found = fixed_point(wave, x - wave(x)[0], lipschitz=0.99, tol=1e-8)
+    assert (found - x).abs().max() <= 1e-8
+
+
+@BOUNDS
+def test_gradcheck_in_z_and_in_the_parameters(lipschitz, generator):
+    net, with_jacobian = nonlinear(lipschitz)
+    z = torch.randn(3, 2, generator=generator, dtype=torch.float64, requires_grad=True)
+    bias = net.layers[0].bias
+
+    def solve(z, _):
+        return fixed_point(with_jacobian, z, lipschitz=lipschitz, tol=1e-11)
+
+    assert torch.autograd.gradcheck(solve, (z, bias), atol=1e-5)
+
+
+@BOUNDS
+def test_the_gradient_agrees_with_unrolling_and_with_a_solve(lipschitz, generator):
+    net, with_jacobian = nonlinear(lipschitz)
+    z = torch.randn(5, 2, generator=generator, dtype=torch.float64, requires_grad=True)
+    weight = net.layers[1].parametrizations.weight.original
+    cotangent = torch.randn(5, 2, generator=generator, dtype=torch.float64)
+
+    solution = fixed_point(with_jacobian, z, lipschitz=lipschitz, tol=1e-12)
+    implicit = torch.autograd.grad((solution * cotangent).sum(), [z, weight])
+
+    unrolled = z
+    for _ in range(int(30 / (1 - lipschitz))):
+        unrolled = z + with_jacobian(unrolled)[0]
+    by_unrolling = torch.autograd.grad((unrolled * cotangent).sum(), [z, weight])
+    for ours, theirs in zip(implicit, by_unrolling, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
+
+    jacobian = with_jacobian(solution)[1]
+    solved = torch.linalg.solve((torch.eye(2).double() - jacobian).mT, cotangent)
+    torch.testing.assert_close(implicit[0], solved, rtol=1e-8, atol=1e-8)
+
+
+def test_a_second_derivative_raises():
+    _, with_jacobian = nonlinear(0.9)
+    z = torch.ones(1, 2, dtype=torch.float64, requires_grad=True)
+    solution = fixed_point(with_jacobian, z, lipschitz=0.9)
+    with pytest.raises(NotImplementedError, match="no second derivative"):
+        torch.autograd.grad(solution.sum(), z, create_graph=True)
+
+
+def test_a_false_bound_raises_with_the_bound_reached():
+    """An expansion passed off as a contraction."""
+    expansion = linear(2 * rotation(1.0, angle=0.3))
+    z = torch.ones(3, 2, dtype=torch.float64)
+    with pytest.raises(
+        NotConverged, match=r"3 of 3 points missed the tolerance 1\.0e-06"
+    ) as caught:
+        fixed_point(expansion, z, lipschitz=0.9, method="plain")
+    assert caught.value.bound > 1e-6
+    assert caught.value.steps > 1
+
+
+@METHODS
+def test_any_leading_shape_and_an_empty_batch(method):
+    matrix = 0.5 * torch.eye(2).double()
+    z = torch.ones(2, 3, 2, dtype=torch.float64)
+    found = fixed_point(linear(matrix), z, lipschitz=0.5, method=method)
+    torch.testing.assert_close(found, 2 * z, rtol=0, atol=1e-6)
+    assert fixed_point(linear(matrix), z[:0, 0], lipschitz=0.5, method=method).shape == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lipschitz": 1.0}, r"lipschitz must lie in \(0, 1\), got 1.0"),
+        ({"lipschitz": 0.0}, r"lipschitz must lie in \(0, 1\), got 0.0"),
+        ({"lipschitz": float("nan")}, r"lipschitz must lie in \(0, 1\), got nan"),
+        ({"tol": 0.0}, "tol must be finite and > 0, got 0"),
+        (
+            {"tol": 1e-9},
+            r"tol must be at least .*e-06, which torch.float32 can reach .* got 1.0e-09",
+        ),
+        ({"method": "anderson"}, "method must be 'newton' or 'plain', got 'anderson'"),
+        ({"z": torch.tensor([[torch.nan]])}, "z must be finite"),
+    ],
+)
+def test_bad_input_is_named(options, message):
+    arguments = {"z": torch.ones(1, 1), "lipschitz": 0.9, **options}
+    with pytest.raises(ValueError, match=message):
+        fixed_point(linear(torch.full((1, 1), 0.9)), arguments.pop("z"), **arguments)

@@ -1,0 +1,135 @@
+"""Random divergence and log-determinant against the exact ones, by z-score."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from invbayes.iresnet import InvertibleResNet
+from invbayes.stochastic import hutchinson_divergence, log_det_series, truncation_bound
+from tests.conftest import assert_mean_close
+
+L = 0.8
+
+
+@pytest.fixture
+def block():
+    net = InvertibleResNet(
+        4, (8, 8), lipschitz=L, learn_scale=False, generator=torch.Generator().manual_seed(2)
+    )
+    return net.double()
+
+
+@pytest.fixture
+def x(generator):
+    return torch.randn(5, 4, generator=generator, dtype=torch.float64)
+
+
+def contraction(net):
+    return lambda x: L * net.blocks[0](x)
+
+
+def test_hutchinson_is_unbiased(block, x, generator):
+    many = x.repeat(4000, 1)
+    samples = hutchinson_divergence(block, many, probes=3, generator=generator)
+    assert_mean_close(samples.reshape(4000, 5), block.divergence(x))
+
+
+def test_more_probes_have_less_variance(block, x, generator):
+    many = x[:1].repeat(20_000, 1)
+    one, four = (
+        hutchinson_divergence(block, many, probes=p, generator=generator).var() for p in (1, 4)
+    )
+    assert (one / four).item() == pytest.approx(4, rel=0.1)
+
+
+@pytest.mark.parametrize("terms", [1, 2, 5])
+def test_the_series_is_within_its_truncation_bound(terms, block, x, generator):
+    many = x.repeat(4000, 1)
+    estimate = log_det_series(
+        contraction(block), many, lipschitz=L, terms=terms, generator=generator
+    )
+    samples = estimate.value.detach().reshape(4000, 5)
+    jacobian = torch.eye(4).double() - block.jacobian(x)
+    powers = [torch.linalg.matrix_power(jacobian, k) for k in range(1, terms + 1)]
+    cut = -sum(p.diagonal(dim1=1, dim2=2).sum(1) / k for k, p in enumerate(powers, 1))
+    assert_mean_close(samples, cut.detach())
+    assert estimate.bias_bound == truncation_bound(4, L, terms)
+    assert ((cut - block.log_abs_det(x)).abs() <= estimate.bias_bound).all()
+
+
+def test_the_truncation_bound_is_attained_by_the_identity():
+    """For f = L·Id the series misses close to the bound, so the bound is not idle."""
+    terms = 30
+    missed = sum(L**k / k for k in range(terms + 1, 500))
+    assert 0.8 < missed / truncation_bound(1, L, terms) <= 1
+
+
+def test_roulette_is_unbiased(block, x, generator):
+    draws = [
+        log_det_series(
+            contraction(block),
+            x.repeat(4, 1),
+            lipschitz=L,
+            terms=2,
+            roulette=0.75,
+            generator=generator,
+        ).value.detach()
+        for _ in range(3000)
+    ]
+    samples = torch.stack(draws).reshape(3000, 4, 5).mean(1)
+    assert_mean_close(samples, block.log_abs_det(x).detach())
+
+
+@pytest.mark.parametrize("which", ["divergence", "log_det"])
+def test_weights_of_the_points_reach_the_gradient(which, block, x, generator):
+    """A weighted loss: the expected gradient is the weighted exact one."""
+    weights = torch.tensor([3.0, 0.0, -1.0, 0.5, 2.0], dtype=torch.float64)
+    parameter = block.blocks[0].layers[0].bias
+
+    def gradient(loss):
+        return torch.autograd.grad(loss, parameter)[0]
+
+    def estimate():
+        if which == "divergence":
+            return hutchinson_divergence(block, x, generator=generator)
+        return log_det_series(
+            contraction(block), x, lipschitz=L, terms=25, generator=generator
+        ).value
+
+    exact = block.divergence(x) if which == "divergence" else block.log_abs_det(x)
+    samples = torch.stack([gradient((weights * estimate()).sum()) for _ in range(400)])
+    assert_mean_close(samples, gradient((weights * exact).sum()))
+
+
+def test_a_network_of_blocks_sums_them(x, generator):
+    net = InvertibleResNet(
+        4, (8, 8), blocks=3, lipschitz=0.5, scale=1.4, generator=torch.Generator().manual_seed(4)
+    ).double()
+    many = x.repeat(3000, 1)
+    estimate = net.estimate_log_abs_det(many, terms=40, generator=generator)
+    assert estimate.bias_bound == pytest.approx(3 * truncation_bound(4, 0.5, 40))
+    assert_mean_close(estimate.value.detach().reshape(3000, 5), net.log_abs_det(x).detach())
+
+
+def test_the_generator_fixes_the_probes(block, x):
+    first, again = (
+        hutchinson_divergence(block, x, generator=torch.Generator().manual_seed(1))
+        for _ in range(2)
+    )
+    assert torch.equal(first, again)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lipschitz": 1.0}, r"lipschitz must lie in \(0, 1\)"),
+        ({"terms": 0}, "terms must be a positive int"),
+        ({"probes": 0}, "probes must be a positive int"),
+        ({"roulette": 1.0}, "roulette must lie between lipschitz squared, 0.64, and 1, got 1"),
+        ({"roulette": 0.5}, "roulette must lie between lipschitz squared, 0.64, and 1, got 0.5"),
+    ],
+)
+def test_bad_input_is_named(options, message, block, x):
+    with pytest.raises(ValueError, match=message):
+        log_det_series(contraction(block), x, **{"lipschitz": L, "terms": 3, **options})
