@@ -41,7 +41,7 @@ execute: $(VENV)/.installed
 	$(BIN)/python book/cover.py
 
 lab: $(VENV)/.installed
-	$(BIN)/jupyter lab book
+	$(BIN)/jupyter lab book $(if $(filter 0,$(shell id -u)),--allow-root)
 
 serve: book
 	@echo "Serving the book on http://localhost:8000 (stop with Ctrl-C)"

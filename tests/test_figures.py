@@ -8,8 +8,9 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pytest
 import torch
+from ipywidgets import FloatSlider
 
-from invbayes.figures import draw_arrows, draw_density, draw_net, lattice, slider
+from invbayes.figures import draw_arrows, draw_density, draw_net, lattice, live, slider
 
 mpl.use("Agg")
 
@@ -65,6 +66,22 @@ def test_a_slider_has_a_picture_a_text_and_a_name_for_each_value():
     assert 'data-values="0.1,0.5,1"' in html
     assert 'max="2" value="1" aria-valuetext="0.5"' in html
     assert html.count("data:image/png;base64,") == 3
+    assert not plt.get_fignums()
+
+
+def test_a_live_picture_follows_its_control():
+    def draw(value):
+        figure, axes = plt.subplots(figsize=(1, 1))
+        axes.plot([0, value])
+        axes.set_ylim(0, 2)
+        return figure
+
+    control = FloatSlider(value=0.0, max=2.0)
+    picture = live(draw, control).children[1]
+    before = bytes(picture.value)
+    control.value = 2.0
+    assert before.startswith(b"\x89PNG")
+    assert bytes(picture.value) != before
     assert not plt.get_fignums()
 
 

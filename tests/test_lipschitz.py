@@ -137,7 +137,7 @@ def test_bad_points_are_named(method):
     call = getattr(make(), method)
     with pytest.raises(ValueError, match=r"x must have shape \(\*, 3\), got \(2, 4\)"):
         call(torch.zeros(2, 4, dtype=torch.float64))
-    with pytest.raises(ValueError, match="x must have dtype torch.float64"):
+    with pytest.raises(ValueError, match=r"x must have dtype torch\.float64"):
         call(torch.zeros(2, 3))
     with pytest.raises(ValueError, match="x must be finite"):
         call(torch.full((2, 3), torch.nan, dtype=torch.float64))

@@ -15,6 +15,8 @@ from typing import Any
 import matplotlib.pyplot as plt
 import torch
 from IPython.display import HTML
+from ipywidgets import Image as ImageWidget
+from ipywidgets import ValueWidget, VBox
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
@@ -121,14 +123,15 @@ def slider(
     names = escape(",".join(f"{value:g}" for value in values))
     script = escape(_MOVE)
     return HTML(
-        f'<div class="frame-slider" data-values="{names}"><label>{escape(label)} = '
+        f'<div class="frame-slider" data-lm-suppress-shortcuts="true" data-values="{names}"><label>{escape(label)} = '
         f"<output>{values[start]:g}</output> "
         f'<input type="range" min="0" max="{len(values) - 1}" value="{start}" '
         f'aria-valuetext="{values[start]:g}" oninput="{script}"></label>{pictures}</div>'
     )
 
 
-# Inline, since Jupyter and the built page both run it, and neither needs another file.
+# Inline, since Jupyter and the built page both run it, and neither needs another file. (The
+# attribute data-lm-suppress-shortcuts above leaves the arrow keys to the slider in JupyterLab.)
 _MOVE = (
     "const box = this.closest('.frame-slider');"
     "const value = box.dataset.values.split(',')[this.value];"
@@ -138,10 +141,38 @@ _MOVE = (
 )
 
 
+def live(draw: Callable[[float], Figure], control: ValueWidget) -> VBox:
+    """The slider's picture for a running kernel: drawn anew whenever the control moves.
+
+    A picture widget, and not `ipywidgets.interact`, whose output capture can stall `nbconvert`.
+
+    Args:
+        draw: returns the figure for one value; it is closed here.
+        control: an ipywidgets control with a value, such as a `FloatSlider`.
+
+    Example:
+        >>> from ipywidgets import FloatSlider
+        >>> box = live(lambda v: plt.figure(), FloatSlider(value=1.0))
+        >>> [type(part).__name__ for part in box.children]
+        ['FloatSlider', 'Image']
+    """
+    picture = ImageWidget(value=_as_png(draw(control.value)), format="png")
+
+    def redraw(change: dict[str, float]) -> None:
+        picture.value = _as_png(draw(change["new"]))
+
+    control.observe(redraw, names="value")
+    return VBox([control, picture])
+
+
 def _as_data_url(figure: Figure) -> str:
+    return "data:image/png;base64," + base64.b64encode(_as_png(figure)).decode()
+
+
+def _as_png(figure: Figure) -> bytes:
     """A PNG of at most 64 colours, about a third of the size of a full one."""
     drawn, small = BytesIO(), BytesIO()
     figure.savefig(drawn, format="png", dpi=110)
     plt.close(figure)
     Image.open(drawn).convert("RGB").quantize(64).save(small, format="png", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(small.getvalue()).decode()
+    return small.getvalue()

@@ -52,8 +52,8 @@ def hutchinson_divergence(
 
     Example:
         >>> import torch
-        >>> hutchinson_divergence(lambda x: 3 * x, torch.zeros(2, 4))
-        tensor([12., 12.], grad_fn=<MeanBackward1>)
+        >>> hutchinson_divergence(lambda x: 3 * x, torch.zeros(2, 4)).tolist()
+        [12.0, 12.0]
     """
     check_count("probes", probes)
     x, value = _prepare(f, x)
@@ -97,8 +97,8 @@ def log_det_series(
     Example:
         >>> import torch
         >>> half = lambda x: 0.5 * x
-        >>> log_det_series(half, torch.zeros(1, 1), lipschitz=0.5, terms=20).value
-        tensor([-0.6931], grad_fn=<MeanBackward1>)
+        >>> round(log_det_series(half, torch.zeros(1, 1), lipschitz=0.5, terms=30).value.item(), 6)
+        -0.693147
     """
     check_contraction(lipschitz)
     check_count("terms", terms)
