@@ -10,7 +10,7 @@ CHAPTERS := $(sort $(wildcard book/*.ipynb))
 HTML := _build/html
 
 .DEFAULT_GOAL := book
-.PHONY: book test lint execute serve lab clean
+.PHONY: book test lint execute serve lab bench clean
 
 $(VENV)/.installed: requirements.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed")'
@@ -47,5 +47,10 @@ serve: book
 	@echo "Serving the book on http://localhost:8000 (stop with Ctrl-C)"
 	$(BIN)/python -m http.server 8000 --bind 127.0.0.1 --directory $(HTML)
 
+# The peer is installed for the benchmark alone, beside the environment and not into it.
+bench: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .bench normflows==1.7.3
+	PYTHONPATH=.bench $(BIN)/python tests/benchmarks/network.py
+
 clean:
-	rm -rf _build .pytest_cache .ruff_cache .hypothesis
+	rm -rf _build .bench .pytest_cache .ruff_cache .hypothesis

@@ -96,6 +96,13 @@ def test_ties_of_the_posterior_reach_the_caller():
     assert x[0] > 0 > x[1] > x[2]
 
 
+@pytest.mark.parametrize("option", ["tol", "max_steps"])
+def test_options_reach_the_search(option):
+    problem = LinearProblem(torch.eye(2, dtype=torch.float64), 0.5)
+    with pytest.raises(ValueError, match=option):
+        map_estimate(two_blobs(), problem, torch.zeros(2, dtype=torch.float64), **{option: 0})
+
+
 def test_one_observation_without_a_batch():
     prior, problem = two_blobs(), LinearProblem(torch.eye(2, dtype=torch.float64), 0.2)
     y = torch.tensor([0.4, -0.1], dtype=torch.float64)

@@ -13,6 +13,7 @@ from invbayes.examples import blur_operator, smooth_signals, two_blobs, two_peak
 def test_two_blobs_has_the_stated_shape():
     p = two_blobs()
     assert p.weights.tolist() == [0.55, 0.45]
+    assert p.mean.tolist() == pytest.approx([-0.1, -0.025])
     variances, axes = torch.linalg.eigh(p.covariances)
     expected = torch.tensor([[0.16, 0.49], [0.16, 0.36]], dtype=torch.float64)
     torch.testing.assert_close(variances, expected)
@@ -26,6 +27,20 @@ def test_two_peaks_merge_when_the_width_reaches_the_separation():
     origin = torch.zeros(1, 1, dtype=torch.float64)
     assert two_peaks(separation=1.0, width=0.9).hessian(origin) > 0
     assert two_peaks(separation=1.0, width=1.1).hessian(origin) < 0
+
+
+def test_two_peaks_has_the_stated_spread():
+    assert two_peaks(separation=2.0, width=0.5).covariance.item() == pytest.approx(4.25)
+
+
+def test_dtype_is_as_asked():
+    for value in (
+        two_blobs(torch.float32).covariance,
+        two_peaks(dtype=torch.float32).covariance,
+        smooth_signals(4, 1.0, dtype=torch.float32).covariance,
+        blur_operator(4, 1.0, dtype=torch.float32),
+    ):
+        assert value.dtype == torch.float32
 
 
 def test_smooth_signals_has_unit_variance_and_the_stated_correlation():

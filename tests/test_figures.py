@@ -10,7 +10,7 @@ import pytest
 import torch
 from ipywidgets import FloatSlider
 
-from invbayes.figures import draw_arrows, draw_density, draw_net, lattice, live, slider
+from invbayes.figures import draw_arrows, draw_density, draw_net, frame, lattice, live, slider
 
 mpl.use("Agg")
 
@@ -69,6 +69,31 @@ def test_a_slider_has_a_picture_a_text_and_a_name_for_each_value():
     assert not plt.get_fignums()
 
 
+def test_the_slider_starts_where_asked_and_its_label_is_text():
+    html = slider(lambda _: plt.figure(), [0.1, 0.5], label="<δ>", alt=str, start=1).data
+    assert "&lt;δ&gt; = <output>0.5</output>" in html
+    assert 'oninput="' in html
+
+
+def test_an_unnormalised_density_is_drawn(ax):
+    draw_density(ax, lambda x: 1000 - x.square().sum(-1), (-3, 3, -3, 3))
+    assert ax.collections[0].get_array().max() <= 1
+    assert len(ax.collections[0].get_paths()[-1].vertices)
+
+
+def test_a_frame_is_the_box_in_equal_units(ax):
+    frame(ax, (0, 2, 3, 7), xlabel="a", ylabel="b")
+    assert (*ax.get_xlim(), *ax.get_ylim()) == (0, 2, 3, 7)
+    assert ax.get_aspect() == 1
+
+
+def test_the_callers_style_wins(ax):
+    draw_density(ax, lambda x: -x.square().sum(-1), (-3, 3, -3, 3), alpha=0.1)
+    draw_net(ax, lattice((0, 1, 0, 1), 2, 2), color="red")
+    assert ax.collections[0].get_alpha() == 0.1
+    assert ax.lines[0].get_color() == "red"
+
+
 def test_a_live_picture_follows_its_control():
     def draw(value):
         figure, axes = plt.subplots(figsize=(1, 1))
@@ -92,3 +117,5 @@ def test_bad_input_is_named():
         slider(lambda _: plt.figure(), [1.0], label="δ", alt=str, start=1)
     with pytest.raises(ValueError, match="rows must be a positive int"):
         lattice((0, 1, 0, 1), rows=0, columns=2)
+    with pytest.raises(ValueError, match="columns must be a positive int"):
+        lattice((0, 1, 0, 1), rows=2, columns=0)

@@ -97,6 +97,12 @@ def test_samples_of_a_batch_have_each_ones_moments(generator):
     assert_mean_close(centred[..., :, None] * centred[..., None, :], batch.covariance)
 
 
+def test_members_of_a_batch_are_drawn_independently(generator):
+    batch = GaussianMixture(torch.ones(2, 1), torch.zeros(2, 1, 1), torch.ones(1, 1, 1))
+    x = batch.sample(10_000, generator=generator)
+    assert_mean_close(x[:, 0] * x[:, 1], torch.zeros(1))
+
+
 def test_the_generator_fixes_the_samples():
     p = random_mixture(2, 3, torch.Generator().manual_seed(0))
     first, again, other = (
@@ -172,6 +178,11 @@ ONE = {
     ("change", "message"),
     [
         ({"weights": torch.tensor([0.5, 0.6])}, r"weights must sum to one, got a sum of 1\.1"),
+        ({"weights": torch.tensor([0.5, 0.5001])}, "weights must sum to one"),
+        (
+            {"covariances": torch.eye(3) + 1e-3 * torch.ones(2, 3, 3).triu(1)},
+            "covariances must be symmetric",
+        ),
         ({"weights": torch.tensor([1.5, -0.5])}, r"weights must not be negative, got -0\.5"),
         (
             {"weights": torch.tensor([1, 0])},
@@ -199,7 +210,7 @@ def test_bad_parts_are_named(change, message):
         GaussianMixture(**{**ONE, **change})
 
 
-@pytest.mark.parametrize("method", ["log_prob", "score", "hessian", "responsibilities"])
+@pytest.mark.parametrize("method", ["log_prob", "score", "hessian", "responsibilities", "pulls"])
 @pytest.mark.parametrize(
     ("x", "message"),
     [

@@ -7,8 +7,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from invbayes import GaussianMixture, NotConverged, TiedModes, global_mode
-from invbayes.examples import two_peaks
+from invbayes import (
+    GaussianMixture,
+    LinearProblem,
+    NotConverged,
+    TiedModes,
+    global_mode,
+    ideal_forward_map,
+    map_estimate,
+)
+from invbayes.examples import two_blobs, two_peaks
+from invbayes.figures import lattice
 from tests.conftest import random_mixture
 
 
@@ -41,6 +50,75 @@ def test_a_mode_between_two_crossing_components_is_found():
     mode = global_mode(mixture)
     assert mode.norm() < 0.1
     assert mixture.log_prob(mode) > mixture.log_prob(mixture.means).max() + 0.1
+
+
+def test_where_two_peaks_just_merge_the_top_is_between_and_no_tie():
+    assert global_mode(two_peaks(separation=1.0, width=1.0)).abs() < 1e-4
+
+
+@pytest.mark.parametrize("noise_std", [0.12, 0.15, 0.2])
+def test_slow_passes_are_climbed(noise_std):
+    """Starts that pass a vanishing second mode: curvature there has either sign, and is tiny."""
+    prior, box = two_blobs(), (-2.6, 2.6, -2.2, 2.2)
+    problem = LinearProblem(torch.eye(2, dtype=torch.float64), noise_std)
+    y = lattice(box, rows=150, columns=150)
+    x = map_estimate(prior, problem, y)
+    residual = ideal_forward_map(prior, problem, x) - y
+    assert residual.abs().max() < 1e-8
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e9])
+def test_the_mode_moves_with_the_units(scale, generator):
+    p = random_mixture(2, 3, generator)
+    scaled = GaussianMixture(p.weights, scale * p.means, scale**2 * p.covariances)
+    torch.testing.assert_close(global_mode(scaled) / scale, global_mode(p), rtol=1e-9, atol=1e-9)
+
+
+def test_the_mode_moves_with_the_origin(generator):
+    p = random_mixture(2, 3, generator)
+    moved = GaussianMixture(p.weights, p.means + 1e7, p.covariances)
+    torch.testing.assert_close(global_mode(moved) - 1e7, global_mode(p), rtol=0, atol=1e-7)
+
+
+def test_the_middle_start_follows_the_precisions():
+    """The ridge's midpoint, not the means' midpoint, leads to the crossing of thin ridges."""
+    p = GaussianMixture(
+        torch.tensor([0.55, 0.45], dtype=torch.float64),
+        torch.tensor([[3.0, 0.0], [0.0, 3.1]], dtype=torch.float64),
+        torch.tensor([[[9.0, 0], [0, 1e-3]], [[1e-3, 0], [0, 9.0]]], dtype=torch.float64),
+    )
+    assert p.log_prob(global_mode(p)) >= p.log_prob(torch.zeros(2, dtype=torch.float64))
+
+
+def test_a_component_without_weight_is_no_mode():
+    p = GaussianMixture(
+        torch.tensor([0.0, 1.0]), torch.tensor([[9.0], [-9.0]]), torch.ones(2, 1, 1)
+    )
+    assert global_mode(p).item() == pytest.approx(-9)
+
+
+def test_a_mirrored_mixture_ties_to_rounding():
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(10):
+        p = random_mixture(2, 3, generator)
+        centre = 4.0 + torch.rand(2, generator=generator, dtype=torch.float64)
+        mirrored = GaussianMixture(
+            p.weights.repeat(2) / 2,
+            torch.cat([p.means, 2 * centre - p.means]),
+            p.covariances.repeat(2, 1, 1),
+        )
+        with pytest.raises(TiedModes):
+            global_mode(mirrored)
+
+
+def test_a_batch_with_two_axes_and_its_own_covariances(generator):
+    members = [random_mixture(2, 3, generator) for _ in range(6)]
+    parts = [
+        torch.stack([getattr(p, name) for p in members]).unflatten(0, (2, 3))
+        for name in ("weights", "means", "covariances")
+    ]
+    modes = global_mode(GaussianMixture(*parts))
+    torch.testing.assert_close(modes.flatten(0, 1), torch.stack([global_mode(p) for p in members]))
 
 
 @pytest.mark.parametrize("width", [0.97, 0.999, 1.001, 1.03])
@@ -100,8 +178,9 @@ def test_a_saddle_raises(monkeypatch):
     """With the start between two peaks alone, the climb stays on the saddle, and says so."""
     between = torch.tensor([[0.5, 0.5]], dtype=torch.float64)
     monkeypatch.setattr("invbayes.modes._start_weights", lambda _: between)
-    with pytest.raises(NotConverged, match="ended at a saddle point"):
+    with pytest.raises(NotConverged, match="ended at a saddle point") as caught:
         global_mode(two_peaks())
+    assert caught.value.bound == float("inf")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from invbayes import (
     posterior,
     posterior_mean,
 )
+from invbayes.examples import two_blobs
 from tests.conftest import assert_mean_close, cases, random_mixture, random_operator
 
 
@@ -138,6 +139,21 @@ def test_densities_have_the_moments_of_simulated_data(generator):
         assert_mean_close(centred[:, :, None] * centred[:, None, :], density.covariance)
 
 
+def test_nearly_noiseless_data_leave_a_positive_covariance():
+    problem = LinearProblem(torch.eye(2, dtype=torch.float64), 1e-8)
+    belief = posterior(two_blobs(), problem, torch.zeros(2, dtype=torch.float64))
+    expected = 1e-16 * torch.eye(2, dtype=torch.float64).expand(2, 2, 2)
+    torch.testing.assert_close(belief.covariances, expected, rtol=1e-6, atol=1e-22)
+
+
+def test_covariances_are_exactly_symmetric(generator):
+    prior = random_mixture(4, 3, generator)
+    problem = LinearProblem(random_operator(5, 4, 4, generator), 0.3)
+    belief = posterior(prior, problem, torch.zeros(1, 5, dtype=torch.float64))
+    for p in (belief, data_density(prior, problem), normal_data_density(prior, problem)):
+        assert torch.equal(p.covariances, p.covariances.mT)
+
+
 def test_a_batch_of_any_shape(generator):
     prior, operator = random_mixture(2, 3, generator), random_operator(3, 2, 2, generator)
     problem = LinearProblem(operator, 0.3)
@@ -167,6 +183,10 @@ def test_bad_input_is_named(generator):
         (lambda: posterior(prior, problem, y.float()), "y must have dtype torch.float64"),
         (lambda: posterior(prior, problem, y * torch.nan), "y must be finite"),
         (lambda: data_density(batch, problem), "prior must be a single mixture"),
+        (
+            lambda: normal_data_density(batch, problem),
+            "prior must be a single mixture",
+        ),
         (
             lambda: normal_data_density(prior, wide),
             "must be injective .* got rank 1 for 2 unknowns",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError
+
 import pytest
 import torch
 from hypothesis import given
@@ -41,6 +43,11 @@ def test_the_generator_fixes_the_noise():
         for _ in range(2)
     )
     assert torch.equal(first, again)
+
+
+def test_a_problem_cannot_be_changed_behind_its_checks():
+    with pytest.raises(FrozenInstanceError):
+        LinearProblem(torch.eye(2), 0.5).noise_std = -1.0
 
 
 @pytest.mark.parametrize("noise_std", [0.0, -1.0, float("nan"), float("inf")])

@@ -144,11 +144,12 @@ _MOVE = (
 def live(draw: Callable[[float], Figure], control: ValueWidget) -> VBox:
     """The slider's picture for a running kernel: drawn anew whenever the control moves.
 
-    A picture widget, and not `ipywidgets.interact`, whose output capture can stall `nbconvert`.
+    A picture widget, and not `ipywidgets.interact`, whose output capture can stall
+    nbconvert.
 
     Args:
         draw: returns the figure for one value; it is closed here.
-        control: an ipywidgets control with a value, such as a `FloatSlider`.
+        control: an ipywidgets control with a value, such as a ``FloatSlider``.
 
     Example:
         >>> from ipywidgets import FloatSlider

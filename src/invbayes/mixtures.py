@@ -176,6 +176,7 @@ class GaussianMixture:
 
     def pulls(self, x: Tensor) -> Tensor:
         r""":math:`g_k = \Sigma_k^{-1}(m_k - x)`, each component's own score, ``(*S, *B, K, d)``."""
+        check_points("x", x, self.dim, like=self.means)
         offsets = self.means - x[..., None, :]
         return torch.einsum("...kij,...kj->...ki", self._precisions, offsets)
 

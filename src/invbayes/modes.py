@@ -70,7 +70,7 @@ def global_mode(
     best = heights.argmax(-1)
     found = modes[torch.arange(len(best)), best]
     if on_tie == "raise":
-        _check_unique(modes, heights, found, flat, tol)
+        _check_unique(modes, heights, found, flat)
     _check_maximum(flat, found, max_steps)
     return found.reshape(*mixture.batch_shape, mixture.dim)
 
@@ -174,16 +174,19 @@ def _length(v: Tensor, metric: Tensor) -> Tensor:
     return torch.einsum("ni,nij,nj->n", v, metric, v).clamp(min=0).sqrt()
 
 
-def _check_unique(
-    modes: Tensor, heights: Tensor, found: Tensor, flat: GaussianMixture, tol: float
-) -> None:
-    """Raise where another mode, clearly elsewhere, is as high to rounding."""
+def _check_unique(modes: Tensor, heights: Tensor, found: Tensor, flat: GaussianMixture) -> None:
+    """Raise where another mode, clearly elsewhere, is as high to rounding.
+
+    Points closer than ε^¼ standard deviations count as one: at a flat, quartic top their heights
+    agree to rounding, so nothing can tell them apart.
+    """
     best = heights.amax(-1, keepdim=True)
     as_high = heights >= best - 16 * torch.finfo(best.dtype).eps * (1 + best.abs())
     metric = flat.mean_precision(flat.responsibilities(found))
     offset = modes - found[:, None]
     apart = torch.einsum("nsi,nij,nsj->ns", offset, metric, offset).clamp(min=0).sqrt()
-    tied = (as_high & (apart > tol**0.5 * (1 + _length(found, metric))[:, None])).any(-1)
+    elsewhere = apart > torch.finfo(best.dtype).eps ** 0.25 * (1 + _length(found, metric))[:, None]
+    tied = (as_high & elsewhere).any(-1)
     if tied.any():
         index = tied.nonzero().flatten()
         raise TiedModes(
