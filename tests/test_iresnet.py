@@ -35,6 +35,19 @@ def test_the_inverse_is_within_its_tolerance(dim, hidden, blocks, lipschitz, tol
         assert (net.inverse(net(x), tol=tol) - x).norm(dim=1).max() <= tol
 
 
+def test_the_tolerance_is_split_so_that_the_blocks_errors_add_up_to_it(monkeypatch):
+    """An error t of a block grows to at most t / (1 − L) in each block inverted after it."""
+    shares = []
+
+    def recorded(_, z, *, lipschitz, tol):
+        shares.append(tol / (1 - lipschitz) ** (2 - len(shares)))
+        return z
+
+    monkeypatch.setattr("invbayes.iresnet.fixed_point", recorded)
+    make(blocks=3).inverse(torch.zeros(1, 2, dtype=torch.float64), tol=1e-4)
+    assert sum(shares) == pytest.approx(1e-4)
+
+
 @SHAPES
 def test_derivatives_agree_with_autograd(dim, hidden, blocks, generator):
     net = make(dim, hidden, blocks, scale=1.7)

@@ -102,6 +102,8 @@ def test_derivatives_can_be_differentiated(hidden, generator):
 @each_activation
 def test_slopes_are_at_most_one_and_belong_to_the_values(activation, generator):
     unit = ACTIVATIONS[activation](6).double()
+    for sharpness in unit.parameters():
+        torch.nn.init.normal_(sharpness, generator=generator)
     b = 4 * torch.randn(500, 6, generator=generator, dtype=torch.float64)
     value, slope = unit.with_slope(b)
     assert slope.abs().max() <= 1
