@@ -40,7 +40,7 @@ def stretched(lipschitz: float, dim: int = 2) -> InvertibleResNet:
     generator = torch.Generator().manual_seed(0)
     net = InvertibleResNet(dim, lipschitz=lipschitz, learn_scale=False, generator=generator)
     optimiser = torch.optim.Adam(net.parameters(), lr=1e-2)
-    for _ in range(300):
+    for _ in range(1500):
         x = torch.randn(256, dim, generator=generator)
         optimiser.zero_grad()
         net.jacobian(x).square().sum((-1, -2)).mean().backward()
