@@ -136,12 +136,50 @@ def test_a_false_bound_raises_with_the_bound_reached():
     """An expansion passed off as a contraction."""
     expansion = linear(2 * rotation(1.0, angle=0.3))
     z = torch.ones(3, 2, dtype=torch.float64)
-    with pytest.raises(
-        NotConverged, match=r"3 of 3 points missed the tolerance 1\.0e-06"
-    ) as caught:
+    with pytest.raises(NotConverged, match=r"3 points missed the tolerance 1\.0e-06") as caught:
         fixed_point(expansion, z, lipschitz=0.9, method="plain")
     assert caught.value.bound > 1e-6
     assert caught.value.steps > 1
+
+
+@METHODS
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("lipschitz", [0.97, 0.99])
+def test_close_to_rounding_it_is_right_or_raises(method, dtype, lipschitz, generator):
+    """Just above the least tolerance the residual can round to zero far from the solution."""
+    z = 1 + torch.rand(200, 1, generator=generator, dtype=dtype)
+    exact = z.double() / (1 - torch.tensor(lipschitz, dtype=dtype).double())
+    f = linear(torch.full((1, 1), lipschitz, dtype=dtype))
+    kept = 0
+    for factor in (2.5, 20, 100, 400):
+        tol = factor * torch.finfo(dtype).eps * 2 / (1 - lipschitz)
+        try:
+            found = fixed_point(f, z, lipschitz=lipschitz, tol=tol, method=method)
+        except NotConverged:
+            continue
+        kept += 1
+        assert (found.double() - exact).abs().max() <= tol
+    assert kept
+
+
+@METHODS
+def test_nan_is_never_a_solution(method):
+    z = torch.ones(2, 1, dtype=torch.float64)
+
+    def bad_jacobian(x):
+        return 0.5 * x, torch.full((*x.shape, 1), torch.nan, dtype=x.dtype)
+
+    def bad_later(x):
+        value = 0.5 * x if torch.equal(x, z) else torch.full_like(x, torch.nan)
+        return value, torch.full((*x.shape, 1), 0.5, dtype=x.dtype)
+
+    with torch.no_grad():  # a wrong Jacobian costs speed, not correctness
+        found = fixed_point(bad_jacobian, z, lipschitz=0.5, method=method)
+        torch.testing.assert_close(found, 2 * z, rtol=0, atol=1e-6)
+        with pytest.raises(NotConverged, match="missed the tolerance"):
+            fixed_point(bad_later, z, lipschitz=0.5, method=method)
+        with pytest.raises(NotConverged, match="f is not finite at z"):
+            fixed_point(lambda x: (x * torch.nan, x[..., None]), z, lipschitz=0.5, method=method)
 
 
 @METHODS
@@ -159,6 +197,7 @@ def test_any_leading_shape_and_an_empty_batch(method):
         ({"lipschitz": 1.0}, r"lipschitz must lie in \(0, 1\), got 1.0"),
         ({"lipschitz": 0.0}, r"lipschitz must lie in \(0, 1\), got 0.0"),
         ({"lipschitz": float("nan")}, r"lipschitz must lie in \(0, 1\), got nan"),
+        ({"tol": 1e-44, "z": torch.zeros(1, 1)}, "tol must be at least .* can reach"),
         ({"tol": 0.0}, "tol must be finite and > 0, got 0"),
         (
             {"tol": 1e-9},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -32,9 +32,11 @@ def fixed_point(
     :math:`x_* - x = (z + f(x) - x) + (f(x_*) - f(x))` and the Lipschitz bound. We stop on it, and
     not on the length of a step, which can be short while the error is still large.
 
-    A plain step :math:`x \leftarrow z + f(x)` multiplies the residual by L at most. A Newton step
-    is taken, whole or damped, where it does so too or better, and a plain step elsewhere, so the
-    number of steps is bounded in advance. Points that are done cost nothing more.
+    A plain step :math:`x \leftarrow z + f(x)` multiplies the residual by L at most. A Newton step,
+    or a quarter of it, is taken where it multiplies the residual by max(L, 0.9) at most, and a
+    plain step elsewhere, so the number of steps is bounded in advance. Points that are done cost
+    nothing more. Rounding in :math:`z + f(x) - x`, up to ε(\|z\| + \|f(x)\| + \|x\|), counts as
+    residual; rounding inside f does not, and is the caller's to judge.
 
     The derivative in z and in the parameters of f is the implicit one, by one linear solve
     with :math:`(I - Df(x))^\top`; a second derivative raises.
@@ -82,7 +84,8 @@ def check_contraction(lipschitz: float) -> None:
 def _check_reachable(z: Tensor, lipschitz: float, tol: float) -> None:
     """The residual cannot be computed better than to a few roundings of z."""
     size = z.norm(dim=-1).max().item() if len(z) else 0.0
-    reachable = 2 * torch.finfo(z.dtype).eps * size / (1 - lipschitz)
+    info = torch.finfo(z.dtype)
+    reachable = max(2 * info.eps * size, info.tiny) / (1 - lipschitz)
     if tol < reachable:
         raise ValueError(
             f"tol must be at least {reachable:.1e}, which {z.dtype} can reach for z of size "
@@ -90,69 +93,91 @@ def _check_reachable(z: Tensor, lipschitz: float, tol: float) -> None:
         )
 
 
+class _Points(NamedTuple):
+    """Points on their way, with f and its Jacobian there."""
+
+    target: Tensor
+    x: Tensor
+    value: Tensor
+    jacobian: Tensor
+
+    @classmethod
+    def at(cls, with_jacobian: MapWithJacobian, target: Tensor, x: Tensor) -> _Points:
+        return cls(target, x, *(part.clone() for part in with_jacobian(x)))
+
+    def take(self, chosen: Tensor) -> _Points:
+        return _Points(*(part[chosen] for part in self))
+
+    @property
+    def residual(self) -> Tensor:
+        return self.target + self.value - self.x
+
+    def size(self) -> Tensor:
+        return self.residual.norm(dim=-1)
+
+    def rounding(self) -> Tensor:
+        """How far the residual's size may be off, since it is a difference of larger numbers."""
+        terms = self.target.norm(dim=-1) + self.value.norm(dim=-1) + self.x.norm(dim=-1)
+        return torch.finfo(terms.dtype).eps * terms
+
+
 def _solve(
     with_jacobian: MapWithJacobian, z: Tensor, lipschitz: float, tol: float, *, newton: bool
 ) -> Tensor:
-    """Iterate on the points that are not done, from x = z."""
-    x, active, goal = z.clone(), torch.arange(len(z), device=z.device), tol * (1 - lipschitz)
-    target, (value, jacobian) = z, with_jacobian(z)
-    residual = target + value - x
-    for _ in range(_most_steps(residual, lipschitz, goal)):
-        moving = residual.norm(dim=-1) > goal
+    """Iterate on the points that are not done, from x = z. NaN never counts as done."""
+    solution, active = z.clone(), torch.arange(len(z), device=z.device)
+    points, goal = _Points.at(with_jacobian, z, z), tol * (1 - lipschitz)
+    most = _most_steps(points, lipschitz, goal)
+    for count in range(most + 1):
+        moving = ~(points.size() + points.rounding() <= goal)
         if not moving.any():
-            return x
-        active, target, residual = active[moving], target[moving], residual[moving]
-        step = _newton_step(residual, jacobian[moving]) if newton else residual
-        x[active], residual, jacobian = _advance(
-            with_jacobian, x[active], target, residual, step, lipschitz
-        )
-    return _accept(x, residual, goal, tol, lipschitz)
+            break
+        active, points = active[moving], points.take(moving)
+        hopeless = (points.size() <= goal) & (points.rounding() > goal)
+        if count == most or hopeless.any():
+            _give_up(points, count, tol, lipschitz)
+        step = _newton_step(points) if newton else points.residual
+        points = _advance(with_jacobian, points, step, lipschitz)
+        solution[active] = points.x
+    return solution
 
 
-def _newton_step(residual: Tensor, jacobian: Tensor) -> Tensor:
-    identity = torch.eye(residual.shape[-1]).to(residual)
-    return torch.linalg.solve(identity - jacobian, residual)
+def _newton_step(points: _Points) -> Tensor:
+    identity = torch.eye(points.x.shape[-1]).to(points.x)
+    return torch.linalg.solve_ex(identity - points.jacobian, points.residual)[0]
 
 
 def _advance(
-    with_jacobian: MapWithJacobian,
-    x: Tensor,
-    target: Tensor,
-    residual: Tensor,
-    step: Tensor,
-    lipschitz: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+    with_jacobian: MapWithJacobian, points: _Points, step: Tensor, lipschitz: float
+) -> _Points:
     """Try the step, then a quarter of it; where neither shrinks the residual, a plain step."""
-    size, point = residual.norm(dim=-1), x + step
-    value, jacobian = (part.clone() for part in with_jacobian(point))
-    fresh = target + value - point
-    for trial in (x + step / 4, x + residual):
-        poor = (fresh.norm(dim=-1) > max(lipschitz, 0.9) * size).nonzero().flatten()
+    enough = max(lipschitz, 0.9) * points.size()
+    moved = _Points.at(with_jacobian, points.target, points.x + step)
+    for trial in (points.x + step / 4, points.x + points.residual):
+        poor = (~(moved.size() <= enough)).nonzero().flatten()
         if not len(poor):
             break
-        point[poor] = trial[poor]
-        value[poor], jacobian[poor] = with_jacobian(point[poor])
-        fresh[poor] = target[poor] + value[poor] - point[poor]
-    return point, fresh, jacobian
+        again = _Points.at(with_jacobian, points.target[poor], trial[poor])
+        for part, fresh in zip(moved, again, strict=True):
+            part[poor] = fresh
+    return moved
 
 
-def _most_steps(residual: Tensor, lipschitz: float, goal: float) -> int:
-    """How many contractions by max(L, 0.9) bring the largest residual to the goal."""
-    largest = residual.norm(dim=-1).max().item() if len(residual) else 0.0
-    ratio = max(largest / goal, 1.0)
-    return 2 + math.ceil(math.log(ratio) / -math.log(max(lipschitz, 0.9)))
+def _most_steps(points: _Points, lipschitz: float, goal: float) -> int:
+    """How many contractions by max(L, 0.9) bring the largest residual to a quarter of the goal."""
+    largest = points.size().max().item() if len(points.x) else 0.0
+    if not math.isfinite(largest):
+        raise NotConverged("f is not finite at z", steps=0, bound=float("inf"))
+    return 2 + math.ceil(math.log(max(4 * largest / goal, 1.0)) / -math.log(max(lipschitz, 0.9)))
 
 
-def _accept(x: Tensor, residual: Tensor, goal: float, tol: float, lipschitz: float) -> Tensor:
-    """The points, or NotConverged with the bound that was reached."""
-    worst = residual.norm(dim=-1).max().item() if len(residual) else 0.0
-    if worst <= goal:
-        return x
-    bound, count = worst / (1 - lipschitz), int((residual.norm(dim=-1) > goal).sum())
+def _give_up(points: _Points, steps: int, tol: float, lipschitz: float) -> NoReturn:
+    bound = ((points.size() + points.rounding()).max() / (1 - lipschitz)).item()
     raise NotConverged(
-        f"{count} of {len(x)} points missed the tolerance {tol:.1e}; their error is bounded by "
-        f"{bound:.1e} only. Either {lipschitz:g} is no Lipschitz bound, or {x.dtype} is too coarse",
-        steps=_most_steps(residual, lipschitz, goal),
+        f"{len(points.x)} points missed the tolerance {tol:.1e} after {steps} steps; their error is "
+        f"bounded by {bound:.1e} only. Either {lipschitz:g} is no Lipschitz bound, or "
+        f"{points.x.dtype} is too coarse",
+        steps=steps,
         bound=bound,
     )
 

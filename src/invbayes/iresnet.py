@@ -168,8 +168,14 @@ class InvertibleResNet(nn.Module):
 
         The sum over the blocks of `log_det_series`, whose options these are, plus :math:`d \log c`.
         The bound of its bias is the sum of the blocks' bounds.
+
+        Args:
+            x: points, shape ``(n, d)``.
+            terms, probes, roulette, generator: as in `log_det_series`.
         """
         check_points("x", x, self.dim, like=self.log_scale)
+        if x.ndim != 2:
+            raise ValueError(f"x must have shape (n, {self.dim}), got {tuple(x.shape)}")
         total, bias = self.dim * self.log_scale, 0.0
         for block in self.blocks:
             part = log_det_series(

@@ -18,7 +18,8 @@ class UnitSpectralNorm(nn.Module):
 
     A parametrization for `torch.nn.utils.parametrize`. The norm comes from a singular value
     decomposition, not from power iteration, which under-reports: the result has norm at most one
-    at every training step, rounding included.
+    at every training step. A margin of 16 + n roundings, n the larger side, allows for the
+    rounding of the decomposition and of the division.
 
     Example:
         >>> import torch
@@ -29,8 +30,8 @@ class UnitSpectralNorm(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         """Normalise a matrix; the zero matrix stays zero."""
         norm = torch.linalg.matrix_norm(weight, 2)
-        eps = torch.finfo(weight.dtype).eps
-        return weight / (norm * (1 + 16 * eps)).clamp(min=torch.finfo(weight.dtype).tiny)
+        margin = (16 + max(weight.shape)) * torch.finfo(weight.dtype).eps
+        return weight / (norm * (1 + margin)).clamp(min=torch.finfo(weight.dtype).tiny)
 
 
 class HalfLinear(nn.Module):
@@ -39,7 +40,7 @@ class HalfLinear(nn.Module):
     .. math:: b \mapsto b, \qquad b \mapsto \frac{\sqrt{(s b)^2 + 1} - 1}{s},
 
     with a learned sharpness s > 0 for each bent unit. Both have slopes of size at most one. With
-    s large this is MaxMin up to a rotation, but smooth.
+    s large this is MaxMin between two rotations, but smooth.
 
     Args:
         width: the number of units, at least 2.
