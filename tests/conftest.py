@@ -60,3 +60,11 @@ def assert_mean_close(samples: Tensor, expected: Tensor, z_max: float = 5.0) -> 
     error = samples.std(0) / len(samples) ** 0.5
     z = ((samples.mean(0) - expected) / error).abs().max().item()
     assert z < z_max, f"z-score {z:.2f}"
+
+
+def jacobian_of(net: torch.nn.Module, x: Tensor) -> Tensor:
+    """The Jacobian at points ``(n, d)`` by reverse mode, a row at a time, shape ``(n, d, d)``."""
+    x = x.clone().requires_grad_()
+    value = net(x)
+    rows = [torch.autograd.grad(part.sum(), x, retain_graph=True)[0] for part in value.unbind(1)]
+    return torch.stack(rows, 1)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from invbayes.iresnet import InvertibleResNet
+from tests.conftest import jacobian_of
 
 SHAPES = pytest.mark.parametrize(
     ("dim", "hidden", "blocks"), [(1, (8,), 1), (2, (8, 8), 1), (2, (8, 8), 3), (5, (9, 7, 8), 2)]
@@ -16,13 +17,6 @@ def make(dim=2, hidden=(8, 8), blocks=1, lipschitz=0.9, dtype=torch.float64, **o
     generator = torch.Generator().manual_seed(3)
     net = InvertibleResNet(dim, hidden, blocks, lipschitz, generator=generator, **options)
     return net.to(dtype)
-
-
-def jacobian_of(net, x):
-    x = x.clone().requires_grad_()
-    value = net(x)
-    rows = [torch.autograd.grad(value[:, i].sum(), x, retain_graph=True)[0] for i in range(net.dim)]
-    return torch.stack(rows, 1)
 
 
 @SHAPES

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from invbayes.lipschitz import ACTIVATIONS, LipschitzDense, UnitSpectralNorm
+from tests.conftest import jacobian_of
 
 each_activation = pytest.mark.parametrize("activation", list(ACTIVATIONS))
 HIDDEN = pytest.mark.parametrize("hidden", [(7,), (8, 5), (6, 7, 5)])
@@ -16,14 +17,6 @@ HIDDEN = pytest.mark.parametrize("hidden", [(7,), (8, 5), (6, 7, 5)])
 def make(dim=3, hidden=(8, 5), activation="half_linear", seed=0, dtype=torch.float64):
     generator = torch.Generator().manual_seed(seed)
     return LipschitzDense(dim, hidden, activation, generator=generator).to(dtype)
-
-
-def jacobian_of(net, x):
-    """One row of the Jacobian at a time, by reverse mode."""
-    x = x.clone().requires_grad_()
-    value = net(x)
-    rows = [torch.autograd.grad(value[:, i].sum(), x, retain_graph=True)[0] for i in range(net.dim)]
-    return torch.stack(rows, 1)
 
 
 @given(st.integers(1, 6), st.integers(1, 9), st.integers(0, 1000))
