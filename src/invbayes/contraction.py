@@ -12,7 +12,6 @@ from torch import Tensor
 from invbayes._checks import check_float_tensor, check_positive
 from invbayes.errors import NotConverged
 
-Map = Callable[[Tensor], Tensor]
 MapWithJacobian = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
@@ -129,12 +128,12 @@ def _solve(
     points, goal = _Points.at(with_jacobian, z, z), tol * (1 - lipschitz)
     most = _most_steps(points, lipschitz, goal)
     for count in range(most + 1):
-        moving = ~(points.size() + points.rounding() <= goal)
+        size, rounding = points.size(), points.rounding()
+        moving = ~(size + rounding <= goal)
         if not moving.any():
             break
         active, points = active[moving], points.take(moving)
-        hopeless = (points.size() <= goal) & (points.rounding() > goal)
-        if count == most or hopeless.any():
+        if count == most or ((size <= goal) & (rounding > goal)).any():
             _give_up(points, count, tol, lipschitz)
         step = _newton_step(points) if newton else points.residual
         points = _advance(with_jacobian, points, step, lipschitz)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from invbayes._checks import check_count, check_points, check_positive
-from invbayes.contraction import check_contraction, fixed_point
+from invbayes.contraction import MapWithJacobian, check_contraction, fixed_point
 from invbayes.lipschitz import LipschitzDense
 from invbayes.stochastic import Estimate, log_det_series
 
@@ -107,7 +107,7 @@ class InvertibleResNet(nn.Module):
             x = fixed_point(self._scaled(block), x, lipschitz=self.lipschitz, tol=share)
         return x
 
-    def _scaled(self, block: LipschitzDense):  # noqa: ANN202
+    def _scaled(self, block: LipschitzDense) -> MapWithJacobian:
         def with_jacobian(x: Tensor) -> tuple[Tensor, Tensor]:
             value, jacobian = block.with_jacobian(x)
             return self.lipschitz * value, self.lipschitz * jacobian

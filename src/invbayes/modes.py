@@ -171,7 +171,7 @@ def _uphill(step: Tensor, score: Tensor, otherwise: Tensor) -> Tensor:
 
 
 def _length(v: Tensor, metric: Tensor) -> Tensor:
-    return torch.einsum("ni,nij,nj->n", v, metric, v).clamp(min=0).sqrt()
+    return torch.einsum("...i,...ij,...j->...", v, metric, v).clamp(min=0).sqrt()
 
 
 def _check_unique(modes: Tensor, heights: Tensor, found: Tensor, flat: GaussianMixture) -> None:
@@ -183,8 +183,7 @@ def _check_unique(modes: Tensor, heights: Tensor, found: Tensor, flat: GaussianM
     best = heights.amax(-1, keepdim=True)
     as_high = heights >= best - 16 * torch.finfo(best.dtype).eps * (1 + best.abs())
     metric = flat.mean_precision(flat.responsibilities(found))
-    offset = modes - found[:, None]
-    apart = torch.einsum("nsi,nij,nsj->ns", offset, metric, offset).clamp(min=0).sqrt()
+    apart = _length(modes - found[:, None], metric[:, None])
     elsewhere = apart > torch.finfo(best.dtype).eps ** 0.25 * (1 + _length(found, metric))[:, None]
     tied = (as_high & elsewhere).any(-1)
     if tied.any():
