@@ -56,13 +56,13 @@ def test_where_two_peaks_just_merge_the_top_is_between_and_no_tie():
     assert global_mode(two_peaks(separation=1.0, width=1.0)).abs() < 1e-4
 
 
-@pytest.mark.parametrize("noise_std", [0.12, 0.15, 0.2])
+@pytest.mark.parametrize("noise_std", [0.15, 0.2, 0.5])
 def test_slow_passes_are_climbed(noise_std):
     """Starts that pass a vanishing second mode: curvature there has either sign, and is tiny."""
     prior, box = two_blobs(), (-2.6, 2.6, -2.2, 2.2)
     problem = LinearProblem(torch.eye(2, dtype=torch.float64), noise_std)
     y = lattice(box, rows=150, columns=150)
-    x = map_estimate(prior, problem, y)
+    x = map_estimate(prior, problem, y, max_steps=50)  # 58 or more without turning round
     residual = ideal_forward_map(prior, problem, x) - y
     assert residual.abs().max() < 1e-8
 

@@ -129,3 +129,8 @@ def test_the_generator_fixes_the_probes(block, x):
 def test_bad_input_is_named(options, message, block, x):
     with pytest.raises(ValueError, match=message):
         log_det_series(contraction(block), x, **{"lipschitz": L, "terms": 3, **options})
+
+
+def test_a_batch_of_two_axes_is_named(block):
+    with pytest.raises(ValueError, match=r"x must have shape \(n, 4\), got \(2, 3, 4\)"):
+        block.estimate_log_abs_det(torch.zeros(2, 3, 4, dtype=torch.float64), terms=3)
