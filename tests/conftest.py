@@ -10,6 +10,9 @@ from torch import Tensor
 
 from invbayes import GaussianMixture, LinearProblem
 
+# Small matrices gain nothing from a second thread, and pytest's two workers share the cores.
+torch.set_num_threads(1)
+
 # Random problems are the same on every machine, and a slow machine is not a failure.
 settings.register_profile("book", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("book")

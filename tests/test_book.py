@@ -27,6 +27,10 @@ FLOORS = [
     "modes",
     "posteriors",
     "estimators",
+    "pushforward",
+    "objectives",
+    "samplers",
+    "training",
     "examples",
     "figures",
 ]

@@ -178,7 +178,7 @@ def test_nan_is_never_a_solution(method):
         torch.testing.assert_close(found, 2 * z, rtol=0, atol=1e-6)
         with pytest.raises(NotConverged, match="missed the tolerance"):
             fixed_point(bad_later, z, lipschitz=0.5, method=method)
-        with pytest.raises(NotConverged, match="f is not finite at z"):
+        with pytest.raises(NotConverged, match="f is not finite at the start"):
             fixed_point(lambda x: (x * torch.nan, x[..., None]), z, lipschitz=0.5, method=method)
 
 
@@ -205,6 +205,10 @@ def test_any_leading_shape_and_an_empty_batch(method):
         ),
         ({"method": "anderson"}, "method must be 'newton' or 'plain', got 'anderson'"),
         ({"z": torch.tensor([[torch.nan]])}, "z must be finite"),
+        ({"start": torch.ones(2, 1)}, r"start must have the shape of z, \(1, 1\), got \(2, 1\)"),
+        ({"start": torch.ones(1, 2)}, r"start must have shape \(\*, 1\), got \(1, 2\)"),
+        ({"start": torch.ones(1, 1).double()}, "start must have dtype torch.float32"),
+        ({"start": torch.full((1, 1), torch.inf)}, "start must be finite"),
     ],
 )
 def test_bad_input_is_named(options, message):

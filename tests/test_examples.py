@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from invbayes.examples import blur_operator, smooth_signals, two_blobs, two_peaks
+from invbayes.examples import blur_operator, smooth_signals, three_blobs, two_blobs, two_peaks
 
 
 def test_two_blobs_has_the_stated_shape():
@@ -33,9 +33,23 @@ def test_two_peaks_has_the_stated_spread():
     assert two_peaks(separation=2.0, width=0.5).covariance.item() == pytest.approx(4.25)
 
 
+def test_three_blobs_has_the_stated_spreads_and_angles():
+    """The first covariance maps the direction of 30° to 0.36 times itself, its normal to 0.1225."""
+    prior = three_blobs()
+    angle = math.radians(30)
+    along = torch.tensor([math.cos(angle), math.sin(angle)], dtype=torch.float64)
+    torch.testing.assert_close(prior.covariances[0] @ along, 0.6**2 * along)
+    across = torch.stack([-along[1], along[0]])
+    torch.testing.assert_close(prior.covariances[0] @ across, 0.35**2 * across)
+    assert prior.covariances[1, 0, 1] < 0 == prior.covariances[2, 0, 1]
+    expected = 0.4 * -1.2 + 0.35 * 0.3 + 0.25 * 1.2
+    assert prior.mean[0].item() == pytest.approx(expected)
+
+
 def test_dtype_is_as_asked():
     for value in (
         two_blobs(torch.float32).covariance,
+        three_blobs(torch.float32).covariance,
         two_peaks(dtype=torch.float32).covariance,
         smooth_signals(4, 1.0, dtype=torch.float32).covariance,
         blur_operator(4, 1.0, dtype=torch.float32),

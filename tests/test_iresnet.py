@@ -33,13 +33,25 @@ def test_the_tolerance_is_split_so_that_the_blocks_errors_add_up_to_it(monkeypat
     """An error t of a block grows to at most t / (1 − L) in each block inverted after it."""
     shares = []
 
-    def recorded(_, z, *, lipschitz, tol):
+    def recorded(_, z, *, lipschitz, tol, **_options):
         shares.append(tol / (1 - lipschitz) ** (2 - len(shares)))
         return z
 
     monkeypatch.setattr("invbayes.iresnet.fixed_point", recorded)
     make(blocks=3).inverse(torch.zeros(1, 2, dtype=torch.float64), tol=1e-4)
     assert sum(shares) == pytest.approx(1e-4)
+
+
+@SHAPES
+def test_a_start_saves_steps_and_changes_nothing(dim, hidden, blocks, generator, monkeypatch):
+    """From the solution itself, each block's solver finds nothing to do."""
+    net = make(dim, hidden, blocks, scale=1.7).requires_grad_(False)
+    x = torch.randn(20, dim, generator=generator, dtype=torch.float64)
+    z = net(x)
+    far = net.inverse(z, 1e-8, start=x + 1)
+    assert (far - x).norm(dim=-1).max() <= 1e-8
+    monkeypatch.setattr("invbayes.contraction._advance", lambda *_: pytest.fail("a step was made"))
+    assert (net.inverse(z, 1e-8, start=x) - x).norm(dim=-1).max() <= 1e-8
 
 
 @SHAPES

@@ -13,6 +13,7 @@ from invbayes import (
     NotConverged,
     TiedModes,
     global_mode,
+    has_single_mode,
     ideal_forward_map,
     map_estimate,
 )
@@ -172,6 +173,30 @@ def test_too_few_steps_raise_with_the_bound(generator):
         global_mode(mixture, max_steps=1)
     assert caught.value.steps == 1
     assert caught.value.bound > 1e-10
+
+
+def test_one_mode_or_several_agrees_with_a_dense_grid(generator):
+    """On the line, count the sign changes of the score."""
+    x = torch.linspace(-8, 8, 20_001, dtype=torch.float64)[:, None]
+    answers = []
+    for _ in range(60):
+        mixture = random_mixture(1, 3, generator)
+        falls = ((mixture.score(x[:-1]) > 0) & (mixture.score(x[1:]) <= 0)).sum().item()
+        assert has_single_mode(mixture).item() == (falls == 1)
+        answers.append(falls)
+    assert min(answers) == 1 < max(answers)
+
+
+def test_one_mode_or_several_takes_batches():
+    near = two_peaks(separation=0.4, width=0.5)  # two peaks merge when m ≤ s
+    far = two_peaks(separation=0.6, width=0.5)
+    batch = GaussianMixture(
+        near.weights.expand(2, 2),
+        torch.stack([near.means, far.means]),
+        torch.stack([near.covariances, far.covariances]),
+    )
+    assert has_single_mode(batch).tolist() == [True, False]
+    assert has_single_mode(near).shape == ()
 
 
 def test_a_saddle_raises(monkeypatch):

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, NoReturn
 import torch
 from torch import Tensor
 
-from invbayes._checks import check_float_tensor, check_positive
+from invbayes._checks import check_float_tensor, check_points, check_positive
 from invbayes.errors import NotConverged
 
 MapWithJacobian = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -22,6 +22,7 @@ def fixed_point(
     lipschitz: float,
     tol: float = 1e-6,
     method: Literal["newton", "plain"] = "newton",
+    start: Tensor | None = None,
 ) -> Tensor:
     r"""Solve :math:`x = z + f(x)` for a contraction f, to a guaranteed error,
 
@@ -46,10 +47,11 @@ def fixed_point(
         lipschitz: L, in (0, 1), in the Euclidean norm.
         tol: the largest error of each point, in the units of x.
         method: ``"newton"`` (safeguarded) or ``"plain"``.
+        start: where to begin, shape ``(*, d)``; by default z. The answer does not depend on it.
 
     Raises:
         ValueError: for L outside (0, 1), a tolerance that is not positive or that the dtype cannot
-            reach, or NaN in z.
+            reach, NaN in z, or a start of another shape.
         NotConverged: if a point misses the tolerance: L is no bound, or rounding stops the descent.
 
     Source: Banach's fixed-point theorem; Behrmann et al. 2019 invert residual blocks this way.
@@ -65,10 +67,10 @@ def fixed_point(
     check_positive("tol", tol)
     if method not in ("newton", "plain"):
         raise ValueError(f"method must be 'newton' or 'plain', got {method!r}")
-    flat = z.reshape(-1, z.shape[-1])
+    flat, first = (points.reshape(-1, z.shape[-1]) for points in (z, _first(z, start)))
     _check_reachable(flat, lipschitz, tol)
     with torch.no_grad():
-        solution = _solve(with_jacobian, flat, lipschitz, tol, newton=method == "newton")
+        solution = _solve(with_jacobian, flat, first, lipschitz, tol, newton=method == "newton")
     if torch.is_grad_enabled():
         solution = _attach(with_jacobian, flat, solution)
     return solution.reshape(z.shape)
@@ -78,6 +80,17 @@ def check_contraction(lipschitz: float) -> None:
     """Raise unless the bound lies strictly between zero and one."""
     if not 0 < lipschitz < 1:
         raise ValueError(f"lipschitz must lie in (0, 1), got {lipschitz}")
+
+
+def _first(z: Tensor, start: Tensor | None) -> Tensor:
+    if start is None:
+        return z
+    check_points("start", start, z.shape[-1], like=z)
+    if start.shape != z.shape:
+        raise ValueError(
+            f"start must have the shape of z, {tuple(z.shape)}, got {tuple(start.shape)}"
+        )
+    return start
 
 
 def _check_reachable(z: Tensor, lipschitz: float, tol: float) -> None:
@@ -121,11 +134,17 @@ class _Points(NamedTuple):
 
 
 def _solve(
-    with_jacobian: MapWithJacobian, z: Tensor, lipschitz: float, tol: float, *, newton: bool
+    with_jacobian: MapWithJacobian,
+    z: Tensor,
+    start: Tensor,
+    lipschitz: float,
+    tol: float,
+    *,
+    newton: bool,
 ) -> Tensor:
-    """Iterate on the points that are not done, from x = z. NaN never counts as done."""
-    solution, active = z.clone(), torch.arange(len(z), device=z.device)
-    points, goal = _Points.at(with_jacobian, z, z), tol * (1 - lipschitz)
+    """Iterate on the points that are not done. NaN never counts as done."""
+    solution, active = start.clone(), torch.arange(len(z), device=z.device)
+    points, goal = _Points.at(with_jacobian, z, start), tol * (1 - lipschitz)
     most = _most_steps(points, lipschitz, goal)
     for count in range(most + 1):
         size, rounding = points.size(), points.rounding()
@@ -166,7 +185,7 @@ def _most_steps(points: _Points, lipschitz: float, goal: float) -> int:
     """How many contractions by max(L, 0.9) bring the largest residual to a quarter of the goal."""
     largest = points.size().max().item() if len(points.x) else 0.0
     if not math.isfinite(largest):
-        raise NotConverged("f is not finite at z", steps=0, bound=float("inf"))
+        raise NotConverged("f is not finite at the start", steps=0, bound=float("inf"))
     return 2 + math.ceil(math.log(max(4 * largest / goal, 1.0)) / -math.log(max(lipschitz, 0.9)))
 
 

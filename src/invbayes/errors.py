@@ -28,3 +28,15 @@ class TiedModes(ValueError):
     def __init__(self, message: str, *, index: Tensor) -> None:
         super().__init__(message)
         self.index = index
+
+
+class TrainingDiverged(RuntimeError):
+    """A loss or its gradient became NaN or infinite.
+
+    Attributes:
+        step: the step at which it happened, counted from zero.
+    """
+
+    def __init__(self, message: str, *, step: int) -> None:
+        super().__init__(message)
+        self.step = step

@@ -80,21 +80,24 @@ def map_estimate(
     return global_mode(belief, tol=tol, max_steps=max_steps, on_tie=on_tie)
 
 
-def ideal_forward_map(prior: GaussianMixture, problem: LinearProblem, x: Tensor) -> Tensor:
+def ideal_forward_map(
+    prior: GaussianMixture, problem: LinearProblem, x: Tensor, *, weight: float | None = None
+) -> Tensor:
     r"""The map whose inverse is the MAP estimator, wherever it can be inverted,
 
-    .. math:: \varphi_{\mathrm{MAP}}(x) = A^*\!A\, x - \delta^2 \nabla \log p_X(x).
+    .. math:: \varphi_{\mathrm{MAP}}(x) = A^*\!A\, x - \hat\delta^2 \nabla \log p_X(x).
 
     Args:
         prior: a single mixture on :math:`\mathbb{R}^d`.
         problem: the measurement.
         x: points, shape ``(*, d)``.
+        weight: :math:`\hat\delta^2 > 0`, by default δ².
 
     Returns:
         Normal data z, shape ``(*, d)``.
 
     Raises:
-        ValueError: for shapes or dtypes that do not fit, or NaN in x.
+        ValueError: for shapes or dtypes that do not fit, NaN in x, or a weight not above zero.
 
     Source: the first-order condition of MAP; Theorem 2 of arXiv 2510.26704.
 
@@ -104,7 +107,9 @@ def ideal_forward_map(prior: GaussianMixture, problem: LinearProblem, x: Tensor)
         >>> ideal_forward_map(prior, LinearProblem(torch.ones(1, 1), 1.0), torch.tensor([[1.0]]))
         tensor([[2.]])
     """
-    return problem.adjoint(problem.apply(x)) - problem.noise_std**2 * prior.score(x)
+    weight = problem.noise_std**2 if weight is None else weight
+    check_positive("weight", weight)
+    return problem.adjoint(problem.apply(x)) - weight * prior.score(x)
 
 
 class ForwardEigenvalues(NamedTuple):

@@ -33,6 +33,29 @@ def two_blobs(dtype: torch.dtype = torch.float64) -> GaussianMixture:
     return GaussianMixture(torch.tensor([0.55, 0.45], dtype=dtype), means, covariances)
 
 
+def three_blobs(dtype: torch.dtype = torch.float64) -> GaussianMixture:
+    r"""A second prior on the plane, on which nothing in the book was tuned,
+
+    .. math:: p_X = 0.4\, \mathcal{N}((-1.2, -0.6), \Sigma_1) + 0.35\, \mathcal{N}((0.3, 1.1), \Sigma_2)
+        + 0.25\, \mathcal{N}((1.2, -0.7), \Sigma_3),
+
+    with standard deviations (0.6, 0.35) turned by 30°, (0.7, 0.4) by −10° and (0.35, 0.5) by 0°.
+
+    Example:
+        >>> three_blobs()
+        GaussianMixture(batch_shape=(), components=3, dim=2)
+    """
+    means = torch.tensor([[-1.2, -0.6], [0.3, 1.1], [1.2, -0.7]], dtype=dtype)
+    covariances = torch.stack(
+        [
+            _tilted(0.6, 0.35, degrees=30, dtype=dtype),
+            _tilted(0.7, 0.4, degrees=-10, dtype=dtype),
+            _tilted(0.35, 0.5, degrees=0, dtype=dtype),
+        ]
+    )
+    return GaussianMixture(torch.tensor([0.4, 0.35, 0.25], dtype=dtype), means, covariances)
+
+
 def two_peaks(
     separation: float = 1.0, width: float = 0.5, dtype: torch.dtype = torch.float64
 ) -> GaussianMixture:

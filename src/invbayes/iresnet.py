@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from invbayes._checks import check_count, check_points, check_positive
 from invbayes.contraction import MapWithJacobian, check_contraction, fixed_point
@@ -85,7 +86,7 @@ class InvertibleResNet(nn.Module):
             x = x - self.lipschitz * block(x)
         return self.scale * x
 
-    def inverse(self, z: Tensor, tol: float = 1e-6) -> Tensor:
+    def inverse(self, z: Tensor, tol: float = 1e-6, *, start: Tensor | None = None) -> Tensor:
         r""":math:`x = \varphi^{-1}(z)`, each point to an error of at most ``tol``.
 
         Block by block, from the last to the first. The error of a block grows by at most
@@ -94,6 +95,8 @@ class InvertibleResNet(nn.Module):
         Args:
             z: points, shape ``(*, d)``.
             tol: the largest Euclidean error of each point, in the units of x.
+            start: a guess of x, shape ``(*, d)``, that saves iterations; the answer does not
+                depend on it.
 
         Raises:
             ValueError: for wrong shapes, NaN, or a tolerance that the dtype cannot reach.
@@ -101,11 +104,26 @@ class InvertibleResNet(nn.Module):
         """
         check_points("z", z, self.dim, like=self.log_scale)
         check_positive("tol", tol)
-        x = z / self.scale
-        for later, block in reversed([*enumerate(self.blocks)]):
-            share = tol * (1 - self.lipschitz) ** later / len(self.blocks)
-            x = fixed_point(self._scaled(block), x, lipschitz=self.lipschitz, tol=share)
+        with parametrize.cached():
+            for block in self.blocks:
+                block.weights()  # each normalised once, with its graph, for the solver has none
+            x, starts = z / self.scale, self._images(start)
+            for later, block in reversed([*enumerate(self.blocks)]):
+                share = tol * (1 - self.lipschitz) ** later / len(self.blocks)
+                x = fixed_point(
+                    self._scaled(block), x, lipschitz=self.lipschitz, tol=share, start=starts[later]
+                )
         return x
+
+    @torch.no_grad()
+    def _images(self, start: Tensor | None) -> list[Tensor | None]:
+        """What each block receives when the network is applied to the start."""
+        images = [start]
+        for block in self.blocks[:-1]:
+            images.append(
+                None if start is None else images[-1] - self.lipschitz * block(images[-1])
+            )
+        return images
 
     def _scaled(self, block: LipschitzDense) -> MapWithJacobian:
         def with_jacobian(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -170,10 +170,13 @@ class LipschitzDense(nn.Module):
         )
         self.activations = nn.ModuleList(ACTIVATIONS[activation](width) for width in hidden)
 
+    def weights(self) -> list[Tensor]:
+        """The normalised weights, from the first layer to the last."""
+        return [layer.weight for layer in self.layers]
+
     def lipschitz_bound(self) -> float:
         """The product of the weights' largest singular values: a certificate, not an estimate."""
-        norms = [torch.linalg.matrix_norm(layer.weight, 2).item() for layer in self.layers]
-        return math.prod(norms)
+        return math.prod(torch.linalg.matrix_norm(w, 2).item() for w in self.weights())
 
     def forward(self, x: Tensor) -> Tensor:
         """g(x) for points ``(*, d)``."""
@@ -185,10 +188,10 @@ class LipschitzDense(nn.Module):
     def with_jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """g(x) and its Jacobian ``(*, d, d)``, carried forward layer by layer."""
         value, slopes, weights = self._unroll(x)
-        jacobian = weights[0]
+        transposed = weights[0].mT  # so that each layer is one matrix product for the whole batch
         for slope, weight in zip(slopes, weights[1:], strict=True):
-            jacobian = weight @ (slope[..., None] * jacobian)
-        return value, jacobian
+            transposed = nn.functional.linear(transposed * slope[..., None, :], weight)
+        return value, transposed.mT
 
     def with_divergence(self, x: Tensor) -> tuple[Tensor, Tensor]:
         r"""g(x) and its divergence ``(*,)``.
@@ -210,7 +213,7 @@ class LipschitzDense(nn.Module):
     def _unroll(self, x: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """The value, each activation's slopes, and the weights, each normalised once."""
         check_points("x", x, self.dim, like=self.layers[0].bias)
-        weights = [layer.weight for layer in self.layers]
+        weights = self.weights()
         slopes = []
         for layer, weight, activation in zip(self.layers, weights, self.activations, strict=False):
             x, slope = activation.with_slope(nn.functional.linear(x, weight, layer.bias))

@@ -75,6 +75,31 @@ def global_mode(
     return found.reshape(*mixture.batch_shape, mixture.dim)
 
 
+def has_single_mode(mixture: GaussianMixture) -> Tensor:
+    r"""Whether all climbs of `global_mode` that end at a maximum end at the same one, shape ``(*B,)``.
+
+    As far as those starts tell, the density then has one mode, and no jump of MAP is near.
+
+    Args:
+        mixture: one mixture or a batch ``(*B,)`` of them.
+
+    Example:
+        >>> import torch
+        >>> far = GaussianMixture(
+        ...     torch.tensor([0.4, 0.6]), torch.tensor([[-9.0], [9.0]]), torch.ones(2, 1, 1)
+        ... )
+        >>> has_single_mode(far), has_single_mode(GaussianMixture.gaussian(far.mean, far.covariance))
+        (tensor(False), tensor(True))
+    """
+    flat = _flatten(mixture)
+    modes, heights = _all_modes(flat, _default_tolerance(mixture), max_steps=1000)
+    found = modes[torch.arange(len(modes)), heights.argmax(-1)]
+    apart = _elsewhere(modes, found, flat) & (heights > -torch.inf)
+    hessian = flat.expand(modes.transpose(0, 1)).hessian.transpose(0, 1)
+    maximum = torch.linalg.cholesky_ex(-hessian).info == 0
+    return ~(apart & maximum).any(-1).reshape(mixture.batch_shape)
+
+
 def _default_tolerance(mixture: GaussianMixture) -> float:
     return 1e-10 if mixture.means.dtype == torch.float64 else 1e-5
 
@@ -175,17 +200,10 @@ def _length(v: Tensor, metric: Tensor) -> Tensor:
 
 
 def _check_unique(modes: Tensor, heights: Tensor, found: Tensor, flat: GaussianMixture) -> None:
-    """Raise where another mode, clearly elsewhere, is as high to rounding.
-
-    Points closer than ε^¼ standard deviations count as one: at a flat, quartic top their heights
-    agree to rounding, so nothing can tell them apart.
-    """
+    """Raise where another mode, clearly elsewhere, is as high to rounding."""
     best = heights.amax(-1, keepdim=True)
     as_high = heights >= best - 16 * torch.finfo(best.dtype).eps * (1 + best.abs())
-    metric = flat.mean_precision(flat.responsibilities(found))
-    apart = _length(modes - found[:, None], metric[:, None])
-    elsewhere = apart > torch.finfo(best.dtype).eps ** 0.25 * (1 + _length(found, metric))[:, None]
-    tied = (as_high & elsewhere).any(-1)
+    tied = (as_high & _elsewhere(modes, found, flat)).any(-1)
     if tied.any():
         index = tied.nonzero().flatten()
         raise TiedModes(
@@ -193,6 +211,17 @@ def _check_unique(modes: Tensor, heights: Tensor, found: Tensor, flat: GaussianM
             f"index {index[0].item()}; pass on_tie='first' to take one of them",
             index=index,
         )
+
+
+def _elsewhere(modes: Tensor, found: Tensor, flat: GaussianMixture) -> Tensor:
+    """Which modes ``(n, S, d)`` are clearly not the one that was found ``(n, d)``.
+
+    Points closer than ε^¼ standard deviations count as one: at a flat, quartic top their heights
+    agree to rounding, so nothing can tell them apart.
+    """
+    metric = flat.mean_precision(flat.responsibilities(found))
+    apart = _length(modes - found[:, None], metric[:, None])
+    return apart > torch.finfo(apart.dtype).eps ** 0.25 * (1 + _length(found, metric))[:, None]
 
 
 def _check_maximum(flat: GaussianMixture, x: Tensor, max_steps: int) -> None:

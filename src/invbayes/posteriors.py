@@ -40,7 +40,7 @@ def posterior(prior: GaussianMixture, problem: LinearProblem, y: Tensor) -> Gaus
         >>> posterior(prior, problem, torch.tensor([[2.0]])).mean
         tensor([[1.]])
     """
-    _check_fit(prior, problem)
+    check_fit(prior, problem)
     check_points("y", y, problem.data_dim, like=problem.operator)
     gains = _gains(prior, problem)
     residuals = y[..., None, :] - problem.apply(prior.means)
@@ -65,7 +65,7 @@ def data_density(prior: GaussianMixture, problem: LinearProblem) -> GaussianMixt
         >>> data_density(prior, LinearProblem(2 * torch.ones(1, 1), noise_std=1.0)).covariance
         tensor([[5.]])
     """
-    _check_fit(prior, problem)
+    check_fit(prior, problem)
     operator = problem.operator
     noise = problem.noise_std**2 * torch.eye(problem.data_dim).to(operator)
     covariances = _symmetric(operator @ prior.covariances @ operator.mT) + noise
@@ -87,7 +87,7 @@ def normal_data_density(prior: GaussianMixture, problem: LinearProblem) -> Gauss
         >>> normal_data_density(prior, LinearProblem(2 * torch.ones(1, 1), 1.0)).covariance
         tensor([[20.]])
     """
-    _check_fit(prior, problem)
+    check_fit(prior, problem)
     rank = int(torch.linalg.matrix_rank(problem.operator))
     if rank < problem.dim:
         raise ValueError(
@@ -115,7 +115,8 @@ def _symmetric(matrix: Tensor) -> Tensor:
     return (matrix + matrix.mT) / 2
 
 
-def _check_fit(prior: GaussianMixture, problem: LinearProblem) -> None:
+def check_fit(prior: GaussianMixture, problem: LinearProblem) -> None:
+    """Raise unless the prior is a single mixture of the problem's dimension and dtype."""
     if prior.batch_shape:
         shape = tuple(prior.batch_shape)
         raise ValueError(f"prior must be a single mixture, got a batch of shape {shape}")

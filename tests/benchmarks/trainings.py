@@ -1,0 +1,213 @@
+"""The four trainings against their limits, as a table: run by `make bench`.
+
+Nine problems of each of two priors, three seeds, one core a network. Writes
+``book/_generated/trainings.md``, which chapter 7 shows.
+"""
+
+from __future__ import annotations
+
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from itertools import product
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+import invbayes as ib
+from invbayes.examples import three_blobs, two_blobs
+
+PAGE = Path(__file__).parents[2] / "book" / "_generated" / "trainings.md"
+OPERATORS = {"Id": (1.0, 1.0), "diag(1, ½)": (1.0, 0.5), "diag(1, ⅛)": (1.0, 0.125)}
+NOISE = (0.1, 0.2, 0.5)
+SEEDS = (0,)
+SIGMA = 0.7
+STEPS = {"a": 1000, "b": 1500, "c": 1500, "cW": 1500, "d": 2000}
+TESTS = 50_000
+
+
+class Job(NamedTuple):
+    """One network to train."""
+
+    prior: str
+    method: str
+    operator: str
+    noise_std: float
+    seed: int
+
+
+class Result(NamedTuple):
+    """How far it is from the limits, on test points that it has not seen."""
+
+    ratio: float  # mean squared error over the Bayes error
+    to_map: float  # relative L2 distance to MAP where the posterior has one mode
+    to_map_all: float  # the same over all z
+    closed_form: float  # relative L2 distance to the Gaussian closed form
+    residual: float  # relative residual of Theorem 1's equation, where it applies
+    seconds: float
+    bound: float
+    inversion: float  # largest error of the inverse of the test points' images
+
+
+def make_prior(name: str) -> ib.GaussianMixture:
+    """Of the two mixtures, or the Gaussian."""
+    if name == "Gaussian":
+        return ib.GaussianMixture.gaussian(torch.zeros(2), SIGMA**2 * torch.eye(2))
+    return {"two blobs": two_blobs, "three blobs": three_blobs}[name]()
+
+
+def run(job: Job) -> Result:
+    """Train and measure."""
+    torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float64)
+    prior = make_prior(job.prior)
+    problem = ib.LinearProblem(torch.diag(torch.tensor(OPERATORS[job.operator])), job.noise_std)
+    metric = ib.posterior_metric(problem, prior.covariance)
+    objective = {
+        "a": ib.Approximation(problem),
+        "b": ib.Reconstruction(),
+        "c": ib.LogDeterminant(problem),
+        "cW": ib.LogDeterminant(problem, metric=metric),
+        "d": ib.Divergence(problem),
+    }[job.method]
+    generator = torch.Generator().manual_seed(job.seed)
+    net = ib.InvertibleResNet(2, generator=generator)
+    record = ib.train(
+        net,
+        objective,
+        ib.quasi_samples(prior, problem, generator=generator),
+        steps=STEPS[job.method],
+        generator=generator,
+        progress=False,
+    )
+    net.requires_grad_(False)
+    return measure(job, net, prior, problem, record)
+
+
+def measure(
+    job: Job,
+    net: ib.InvertibleResNet,
+    prior: ib.GaussianMixture,
+    problem: ib.LinearProblem,
+    record: ib.TrainingRecord,
+) -> Result:
+    """Compare with the exact estimators."""
+    generator = torch.Generator().manual_seed(12345)
+    x = prior.sample(TESTS, generator=generator)
+    y = problem.observe(x, generator=generator)
+    z = problem.normal_data(y)
+    belief = ib.posterior(prior, problem, y)
+    found = net.inverse(z, 1e-8)
+    variance = belief.covariance.diagonal(dim1=-2, dim2=-1).sum(-1).mean()
+    some = slice(10_000)
+    highest = ib.map_estimate(prior, problem, y[some], on_tie="first")
+    single = ib.has_single_mode(belief[some])
+    return Result(
+        ratio=1 + ((found - belief.mean).square().sum(-1).mean() / variance).item(),
+        to_map=relative(found[some][single], highest[single]),
+        to_map_all=relative(found[some], highest),
+        closed_form=relative(found, closed_form(job, problem, z)),
+        residual=theorem_residual(net, prior, problem, x[some]),
+        seconds=record.seconds,
+        bound=record.lipschitz_bound,
+        inversion=(net.inverse(net(x), 1e-6) - x).norm(dim=-1).max().item(),
+    )
+
+
+def relative(found: Tensor, exact: Tensor) -> float:
+    """The relative distance in L2 over the test points."""
+    return ((found - exact).norm() / exact.norm()).item()
+
+
+def closed_form(job: Job, problem: ib.LinearProblem, z: Tensor) -> Tensor:
+    """The inverse of the best linear map for the Gaussian prior."""
+    singular = problem.operator.diagonal()
+    values = ib.gaussian_forward_eigenvalues(singular, SIGMA, problem.noise_std)
+    field = {"a": "approximation", "c": "log_det"}.get(job.method, "posterior")
+    return z / getattr(values, field)
+
+
+def theorem_residual(
+    net: ib.InvertibleResNet, prior: ib.GaussianMixture, problem: ib.LinearProblem, x: Tensor
+) -> float:
+    """‖A*A x − z − δ² ∇log q(z)‖ over ‖δ² ∇log q(z)‖ at z = φ(x), with q the density of φ#p_X."""
+    step = problem.noise_std**2 * ib.pushforward_score(net, prior, x)
+    return relative(x @ problem.normal_operator - net(x), step)
+
+
+def table(title: str, jobs: list[Job], results: dict[Job, Result], columns: dict) -> list[str]:
+    """One line for each problem; each entry the worst seed, or the range over the problems."""
+    lines = [
+        f"**{title}**",
+        "",
+        "| | " + " | ".join(columns) + " |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
+    for operator, noise_std in product(OPERATORS, NOISE):
+        entries = []
+        for method, field, show in columns.values():
+            values = [
+                getattr(results[job], field)
+                for job in jobs
+                if (job.method, job.operator, job.noise_std) == (method, operator, noise_std)
+            ]
+            entries.append(show(max(values)) if values else "")
+        lines.append(f"| {operator}, δ = {noise_std:g} | " + " | ".join(entries) + " |")
+    return [*lines, ""]
+
+
+def percent(value: float) -> str:
+    """With two figures."""
+    return f"{100 * value:.2g} %"
+
+
+def ratio(value: float) -> str:
+    """With enough figures to show how close to one."""
+    return f"{value:.4f}" if value < 1.01 else f"{value:.3f}"
+
+
+GAUSSIAN = {
+    f"{method}: distance to the closed form": (method, "closed_form", percent) for method in "bcd"
+}
+MIXTURE = {
+    "a: ratio": ("a", "ratio", ratio),
+    "b: ratio": ("b", "ratio", ratio),
+    "c: ratio": ("c", "ratio", ratio),
+    "c in W: ratio": ("cW", "ratio", ratio),
+    "c: residual of Theorem 1": ("c", "residual", percent),
+    "d: distance to MAP, one mode": ("d", "to_map", percent),
+    "d: the same over all z": ("d", "to_map_all", percent),
+}
+
+
+def main(parts: list[str]) -> None:
+    """Train everything, two networks at a time, and write the page."""
+    mixtures = [
+        Job(prior, method, operator, noise_std, seed)
+        for prior in ("two blobs", "three blobs")
+        for method, operator, noise_std, seed in product(STEPS, OPERATORS, NOISE, SEEDS)
+    ]
+    gaussian = [Job("Gaussian", m, o, n, s) for m, o, n, s in product("bcd", OPERATORS, NOISE, [0])]
+    jobs = [job for job in gaussian + mixtures if not parts or job.prior in parts]
+    results = {}
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        for job, result in zip(jobs, pool.map(run, jobs), strict=True):
+            results[job] = result
+            print(*job, *(f"{value:.5g}" for value in result), flush=True)
+    assert all(r.bound <= 0.99 and r.inversion <= 1e-6 for r in results.values())
+    page = []
+    for prior in dict.fromkeys(job.prior for job in jobs):
+        chosen = [job for job in jobs if job.prior == prior]
+        columns = GAUSSIAN if prior == "Gaussian" else MIXTURE
+        page += table(prior.capitalize(), chosen, results, columns)
+    times = {m: [r.seconds for j, r in results.items() if j.method == m] for m in STEPS}
+    spent = ", ".join(f"{m} {min(t):.0f}–{max(t):.0f}" for m, t in times.items() if t)
+    page.append(f"Seconds a network, two networks at a time on two cores: {spent}.")
+    PAGE.write_text("\n".join(page) + "\n")
+    print(PAGE.read_text())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,159 @@
+"""The four losses, against plain formulas, exact moments and unrolled gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from invbayes import (
+    Approximation,
+    Divergence,
+    InvertibleResNet,
+    LinearProblem,
+    LogDeterminant,
+    Reconstruction,
+    gaussian_forward_eigenvalues,
+    posterior_metric,
+)
+from tests.conftest import jacobian_of, random_operator
+
+METRIC = torch.tensor([[2.0, 0.3], [0.3, 1.0]], dtype=torch.float64)
+
+
+@pytest.fixture
+def batch(generator):
+    """A network, a problem with A*A not the identity, and samples whose z is not A*A x."""
+    net = InvertibleResNet(2, (8, 8), lipschitz=0.6, generator=generator).double()
+    problem = LinearProblem(random_operator(3, 2, 2, generator), noise_std=0.3)
+    x = torch.randn(30, 2, generator=generator, dtype=torch.float64)
+    z = problem.normal_data(problem.observe(x, generator=generator))
+    return net, problem, x, z
+
+
+@pytest.mark.parametrize("metric", [None, METRIC])
+@pytest.mark.parametrize("conditional_mean", [True, False])
+@pytest.mark.parametrize("weight", [None, 0.7])
+def test_each_loss_is_its_formula(batch, metric, conditional_mean, weight):
+    net, problem, x, z = batch
+    options = {"metric": metric, "conditional_mean": conditional_mean}
+    target = x @ (problem.operator.T @ problem.operator) if conditional_mean else z
+    matrix = torch.eye(2).double() if metric is None else metric
+    misfits = net(x) - target
+    data = torch.stack([v @ matrix @ v for v in misfits]).mean() / 2
+    jacobians = jacobian_of(net, x)
+    delta_hat_squared = 0.3**2 if weight is None else weight
+    log_det = jacobians.det().abs().log().mean()
+    trace = sum(j.trace() for j in jacobians) / len(x)
+
+    torch.testing.assert_close(Approximation(problem, **options)(net, x, z), data)
+    log_determinant = LogDeterminant(problem, weight=weight, **options)
+    torch.testing.assert_close(log_determinant(net, x, z), data - delta_hat_squared * log_det)
+    divergence = Divergence(problem, weight=weight, **options)
+    torch.testing.assert_close(divergence(net, x, z), data - delta_hat_squared * trace)
+
+
+def test_reconstruction_is_the_error_of_the_inverse_at_the_noisy_data(batch):
+    net, _, x, z = batch
+    exact = (net.inverse(z, 1e-12) - x).square().sum(1).mean() / 2
+    torch.testing.assert_close(Reconstruction(tol=1e-10)(net, x, z), exact, rtol=1e-8, atol=0)
+
+
+def test_the_gradient_of_reconstruction_is_that_of_unrolled_iterations(batch):
+    net, _, x, z = batch
+    parameters = [*net.parameters()]
+    found = torch.autograd.grad(Reconstruction(tol=1e-12)(net, x, z), parameters)
+    point = z / net.scale
+    for _ in range(80):  # 0.6 ** 80 = 2e-18
+        point = z / net.scale + net.lipschitz * net.blocks[0](point)
+    loss = (point - x).square().sum(1).mean() / 2
+    for ours, theirs in zip(found, torch.autograd.grad(loss, parameters), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-11)
+        assert theirs.abs().max() > 0
+
+
+class DiagonalNet(nn.Module):
+    """The linear map diag(b), with the interface that the objectives use."""
+
+    def __init__(self, eigenvalues):
+        super().__init__()
+        self.eigenvalues = nn.Parameter(eigenvalues)
+
+    def forward(self, x):
+        return x * self.eigenvalues
+
+    def inverse(self, z, _, start):
+        assert start.shape == z.shape
+        return z / self.eigenvalues
+
+    def with_log_abs_det(self, x):
+        return self(x), self.eigenvalues.log().sum().expand(len(x))
+
+    def with_divergence(self, x):
+        return self(x), self.eigenvalues.sum().expand(len(x))
+
+
+@given(
+    singular=st.tuples(*[st.floats(0.1, 1.5)] * 2),
+    sigma=st.floats(0.3, 2),
+    noise_std=st.floats(0.05, 1),
+    factor=st.sampled_from([None, 0.5, 2.0]),
+)
+def test_the_closed_forms_for_a_gaussian_prior_are_stationary(singular, sigma, noise_std, factor):
+    """On samples whose moments are exact, the gradient vanishes there, and nowhere near."""
+    generator = torch.Generator().manual_seed(0)
+    problem = LinearProblem(torch.diag(torch.tensor(singular, dtype=torch.float64)), noise_std)
+    raw = torch.randn(50, 4, generator=generator, dtype=torch.float64)
+    white = torch.linalg.qr(raw - raw.mean(0)).Q * 50**0.5  # mean 0 and covariance I, exactly
+    x = sigma * white[:, :2]
+    z = problem.normal_data(problem.apply(x) + noise_std * white[:, 2:])
+    weight = None if factor is None else factor * noise_std**2
+    strength = noise_std if factor is None else factor**0.5 * noise_std
+    values = torch.tensor(singular, dtype=torch.float64)
+    known = gaussian_forward_eigenvalues(values, sigma, noise_std)
+    weighted = gaussian_forward_eigenvalues(values, sigma, strength)
+    covariance = sigma**2 * torch.eye(2, dtype=torch.float64)
+    best_metric = posterior_metric(problem, covariance, weight=weight)
+    inverse_metric = torch.linalg.inv(problem.normal_operator)
+    for objective, best in [
+        (Approximation(problem), known.approximation),
+        (Approximation(problem, conditional_mean=False), known.approximation),
+        (Reconstruction(), known.posterior),
+        (LogDeterminant(problem, weight=weight), weighted.log_det),
+        (LogDeterminant(problem, weight=weight, metric=inverse_metric), weighted.log_det_metric),
+        (LogDeterminant(problem, weight=weight, metric=best_metric), weighted.posterior),
+        (Divergence(problem, weight=weight), weighted.posterior),
+        (Divergence(problem, weight=weight, conditional_mean=False), weighted.posterior),
+    ]:
+        for scale, stationary in [(1.0, True), (1.1, False)]:
+            net = DiagonalNet(scale * best)
+            (gradient,) = torch.autograd.grad(objective(net, x, z), net.eigenvalues)
+            curvature = best * gradient.abs()
+            assert (curvature.max() < 1e-9) == stationary, (objective, scale, gradient)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda p: Approximation(p, metric=torch.eye(3).double()),
+            r"metric must have shape \(2, 2\)",
+        ),
+        (lambda p: Approximation(p, metric=torch.eye(2)), "metric must have the dtype of operator"),
+        (lambda p: Divergence(p, metric=-METRIC), "metric must be symmetric positive definite"),
+        (
+            lambda p: LogDeterminant(p, metric=torch.tensor([[1.0, 0.5], [0.0, 1.0]]).double()),
+            "metric must be symmetric positive definite",
+        ),
+        (lambda p: Divergence(p, weight=0.0), "weight must be finite and > 0, got 0"),
+        (lambda p: LogDeterminant(p, weight=-1.0), "weight must be finite and > 0, got -1"),
+        (lambda _: Reconstruction(tol=0.0), "tol must be finite and > 0, got 0"),
+        (lambda p: posterior_metric(p, -METRIC), "covariance must be symmetric positive definite"),
+        (lambda p: posterior_metric(p, METRIC, weight=0.0), "weight must be finite and > 0"),
+    ],
+)
+def test_bad_input_is_named(batch, make, message):
+    with pytest.raises(ValueError, match=message):
+        make(batch[1])

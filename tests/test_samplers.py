@@ -1,0 +1,121 @@
+"""Samples have the right distribution, fresh or evenly spread; a data set stays in pairs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from invbayes import GaussianMixture, LinearProblem, fixed_samples, fresh_samples, quasi_samples
+from tests.conftest import assert_mean_close, random_mixture, random_operator
+
+
+@pytest.fixture
+def setting(generator):
+    prior = random_mixture(2, 3, generator)
+    return prior, LinearProblem(random_operator(3, 2, 2, generator), noise_std=0.4)
+
+
+def outer(v):
+    return v[:, :, None] * v[:, None, :]
+
+
+def test_fresh_samples_have_the_right_moments(setting, generator):
+    prior, problem = setting
+    x, z = fresh_samples(prior, problem)(40_000, generator)
+    noise = z - x @ problem.normal_operator
+    assert_mean_close(x, prior.mean)
+    assert_mean_close(outer(x - prior.mean), prior.covariance)
+    assert_mean_close(noise, torch.zeros(2).double())
+    assert_mean_close(outer(noise), 0.4**2 * problem.normal_operator)
+    assert_mean_close(x[:, :, None] * noise[:, None, :], torch.zeros(2, 2).double())
+
+
+def test_quasi_samples_have_the_right_moments_to_a_tenth_of_the_error(setting, generator):
+    """Averages over 2¹⁴ points are ten times closer than independent points would bring them."""
+    prior, problem = setting
+    x, z = quasi_samples(prior, problem, generator=generator)(2**14, None)
+    noise = z - x @ problem.normal_operator
+    for values, expected in [
+        (x, prior.mean),
+        (outer(x - prior.mean), prior.covariance),
+        (noise, torch.zeros(2).double()),
+        (outer(noise), 0.4**2 * problem.normal_operator),
+        (x[:, :, None] * noise[:, None, :], torch.zeros(2, 2).double()),
+        (prior.score(x), torch.zeros(2).double()),
+    ]:
+        assert_mean_close(values, expected, z_max=0.5)
+
+
+def test_quasi_samples_have_the_right_distribution(setting, generator):
+    """Probabilities of boxes, against independent samples."""
+    prior, problem = setting
+    x, _ = quasi_samples(prior, problem, generator=generator)(2**14, None)
+    other = prior.sample(200_000, generator=generator)
+    corners = prior.sample(20, generator=generator)
+    below = (x[:, None] < corners).all(-1).double().mean(0)
+    assert_mean_close((other[:, None] < corners).all(-1).double(), below, z_max=6)
+
+
+def test_quasi_samples_go_on_and_follow_the_generator(setting):
+    prior, problem = setting
+
+    def draws(seed):
+        sampler = quasi_samples(prior, problem, generator=torch.Generator().manual_seed(seed))
+        return [sampler(64, None)[0] for _ in range(2)]
+
+    first, second = draws(1)
+    assert torch.equal(torch.stack(draws(1)), torch.stack([first, second]))
+    assert not torch.isclose(first, second).any()
+    assert not torch.isclose(first, draws(2)[0]).any()
+
+
+def test_quasi_samples_are_always_finite():
+    """A coordinate of zero would be sent to minus infinity."""
+    prior = GaussianMixture.gaussian(torch.zeros(1).double(), torch.ones(1, 1).double())
+    problem = LinearProblem(torch.ones(1, 1).double(), 1.0)
+    for seed in range(20):
+        sampler = quasi_samples(prior, problem, generator=torch.Generator().manual_seed(seed))
+        x, z = sampler(2**15, None)
+        assert torch.isfinite(x).all()
+        assert torch.isfinite(z).all()
+
+
+def test_dtype_follows_the_prior():
+    prior = GaussianMixture.gaussian(torch.zeros(1), torch.ones(1, 1))
+    problem = LinearProblem(torch.ones(1, 1), 1.0)
+    for sampler in (fresh_samples(prior, problem), quasi_samples(prior, problem)):
+        assert {part.dtype for part in sampler(4, None)} == {torch.float32}
+
+
+def test_a_data_set_stays_in_pairs(generator):
+    x = torch.arange(20.0)[:, None].expand(-1, 2)
+    sampler = fixed_samples(x, 3 * x)
+    batch_x, batch_z = sampler(8, generator)
+    assert torch.equal(batch_z, 3 * batch_x)
+    assert len(batch_x[:, 0].unique()) == 8
+    assert not torch.equal(sampler(8, generator)[0], batch_x)
+    assert torch.equal(sampler(20, generator)[0], x)
+    assert torch.equal(sampler(1000, generator)[1], 3 * x)
+
+
+@pytest.mark.parametrize(
+    ("x", "z", "message"),
+    [
+        (torch.ones(3, 2), torch.ones(4, 2), "x and z must both have shape"),
+        (torch.ones(3), torch.ones(3), "x and z must both have shape"),
+        (torch.ones(0, 2), torch.ones(0, 2), "with n > 0"),
+        (torch.full((3, 2), torch.nan), torch.ones(3, 2), "x must be finite"),
+        (torch.ones(3, 2), torch.full((3, 2), torch.inf), "z must be finite"),
+        (torch.ones(3, 2), torch.ones(3, 2).double(), "z must have dtype torch.float32"),
+    ],
+)
+def test_a_bad_data_set_is_named(x, z, message):
+    with pytest.raises(ValueError, match=message):
+        fixed_samples(x, z)
+
+
+@pytest.mark.parametrize("make", [fresh_samples, quasi_samples])
+def test_a_prior_that_does_not_fit_is_named(make):
+    prior = GaussianMixture.gaussian(torch.zeros(1), torch.ones(1, 1))
+    with pytest.raises(ValueError, match="prior must have dimension 2, got 1"):
+        make(prior, LinearProblem(torch.eye(2), 1.0))

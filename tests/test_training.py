@@ -1,0 +1,214 @@
+"""The training loop: schedule, average, record, and what happens when it goes wrong."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+
+from invbayes import (
+    Approximation,
+    Divergence,
+    GaussianMixture,
+    InvertibleResNet,
+    LinearProblem,
+    LogDeterminant,
+    Reconstruction,
+    TrainingDiverged,
+    fixed_samples,
+    fresh_samples,
+    gaussian_forward_eigenvalues,
+    posterior_metric,
+    quasi_samples,
+    train,
+)
+
+SIGMA, NOISE = 0.7, 0.4
+PRIOR = GaussianMixture.gaussian(
+    torch.zeros(2, dtype=torch.float64), SIGMA**2 * torch.eye(2, dtype=torch.float64)
+)
+PROBLEM = LinearProblem(torch.diag(torch.tensor([1.0, 0.5], dtype=torch.float64)), NOISE)
+SGD = partial(torch.optim.SGD, lr=0.1)
+
+
+def make(**options):
+    generator = torch.Generator().manual_seed(0)
+    return InvertibleResNet(2, (16, 16), generator=generator, **options).double()
+
+
+def weights(net):
+    return torch.nn.utils.parameters_to_vector(net.parameters()).detach().clone()
+
+
+def spied(objective, trace):
+    """The objective, which first notes the network's parameters."""
+
+    def call(net, x, z):
+        trace.append(weights(net))
+        return objective(net, x, z)
+
+    return call
+
+
+def go(net, objective, steps=10, seed=0, **options):
+    return train(
+        net,
+        objective,
+        options.pop("sampler", fresh_samples(PRIOR, PROBLEM)),
+        steps=steps,
+        batch=32,
+        generator=torch.Generator().manual_seed(seed),
+        progress=False,
+        **options,
+    )
+
+
+METRIC = posterior_metric(PROBLEM, PRIOR.covariance)
+
+
+@pytest.mark.parametrize(
+    ("objective", "field"),
+    [
+        (Approximation(PROBLEM), "approximation"),
+        (Reconstruction(), "posterior"),
+        (LogDeterminant(PROBLEM), "log_det"),
+        (LogDeterminant(PROBLEM, metric=METRIC), "posterior"),
+        (Divergence(PROBLEM), "posterior"),
+    ],
+    ids=["approximation", "reconstruction", "log-det", "log-det in W", "divergence"],
+)
+def test_each_training_finds_its_closed_form(objective, field):
+    """Within 6 % after 300 steps; the closed forms differ by 17 % at least."""
+    net, seed = make(), torch.Generator().manual_seed(1)
+    sampler = quasi_samples(PRIOR, PROBLEM, generator=seed)
+    record = train(net, objective, sampler, steps=300, batch=256, progress=False)
+    values = gaussian_forward_eigenvalues(PROBLEM.operator.diagonal(), SIGMA, NOISE)
+    z = fresh_samples(PRIOR, PROBLEM)(2000, seed)[1]
+    with torch.no_grad():
+        found = net.inverse(z)
+    exact = z / getattr(values, field)
+    assert (found - exact).norm() < 0.06 * exact.norm()
+    assert record.lipschitz_bound == net.lipschitz_bound() <= 0.99
+    assert record.losses.shape == (300,)
+    assert record.losses[-20:].mean() < record.losses[:20].mean()
+    assert record.seconds > 0
+
+
+def test_it_is_reproducible_and_follows_the_generator():
+    nets = [make() for _ in range(3)]
+    records = [go(net, Divergence(PROBLEM), seed=s) for net, s in zip(nets, (1, 1, 2), strict=True)]
+    assert torch.equal(records[0].losses, records[1].losses)
+    assert torch.equal(weights(nets[0]), weights(nets[1]))
+    assert not torch.equal(records[0].losses, records[2].losses)
+
+
+def test_the_network_ends_as_the_moving_average():
+    net, trace = make(), []
+    go(net, spied(Approximation(PROBLEM), trace), average=0.8, optimizer=SGD)
+    last = make()
+    go(last, Approximation(PROBLEM), average=0.0, optimizer=SGD)
+    expected = trace[1]
+    for theta in [*trace[2:], weights(last)]:
+        expected = 0.8 * expected + 0.2 * theta
+    torch.testing.assert_close(weights(net), expected)
+    assert not torch.allclose(expected, weights(last))
+
+
+def test_the_step_size_rises_and_falls():
+    sizes = []
+
+    def watched(parameters):
+        optimizer = SGD(parameters)
+        optimizer.register_step_pre_hook(lambda o, *_: sizes.append(o.param_groups[0]["lr"]))
+        return optimizer
+
+    go(make(), Approximation(PROBLEM), steps=100, warmup=0.2, optimizer=watched)
+    rise, fall = torch.tensor(sizes[:21]), torch.tensor(sizes[20:])
+    assert (rise.diff() > 0).all()
+    assert (fall.diff() < 0).all()
+    assert max(sizes) == pytest.approx(0.1)
+    assert 0 < sizes[-1] < 1e-3 * 0.1 + 1e-9 < sizes[0] < 0.01
+    assert sizes[60] == pytest.approx(0.05)  # half of the way down the cosine
+
+
+def test_what_is_frozen_stays():
+    net = make(scale=0.9, learn_scale=False)
+    go(net, Approximation(PROBLEM))
+    assert net.scale.item() == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_loss_that_is_not_finite_raises_with_the_step(bad):
+    net, trace = make(), []
+    usual = spied(Approximation(PROBLEM), trace)
+
+    def breaks(net, x, z):
+        return usual(net, x, z) * (bad if len(trace) == 5 else 1.0)
+
+    with pytest.raises(TrainingDiverged, match="not finite at step 4 ") as caught:
+        go(net, breaks)
+    assert caught.value.step == 4
+    assert torch.isfinite(weights(net)).all()
+
+
+def test_a_gradient_that_is_not_finite_raises_before_it_does_harm():
+    net = make()
+
+    def breaks(net, *_):
+        return (net.log_scale - net.log_scale.detach()).abs().sqrt()  # zero, with slope infinity
+
+    before = weights(net)
+    with pytest.raises(TrainingDiverged, match="not finite at step 0"):
+        go(net, breaks)
+    assert torch.equal(weights(net), before)
+
+
+def test_an_interruption_keeps_the_average():
+    """Whoever stops the kernel has the network of the steps that were made."""
+    net, same, trace = make(), make(), []
+    usual = spied(Approximation(PROBLEM), trace)
+
+    def stops(net, x, z):
+        if len(trace) == 6:
+            raise KeyboardInterrupt
+        return usual(net, x, z)
+
+    with pytest.raises(KeyboardInterrupt):
+        go(net, stops, optimizer=SGD, average=0.5)
+    trace.clear()
+    go(same, usual, optimizer=SGD, average=0.5)
+    average = trace[1]
+    for theta in trace[2:7]:
+        average = (average + theta) / 2
+    torch.testing.assert_close(weights(net), average)
+
+
+def test_a_data_set_is_enough():
+    x, z = fresh_samples(PRIOR, PROBLEM)(64, torch.Generator().manual_seed(3))
+    record = go(make(), Reconstruction(), sampler=fixed_samples(x, z))
+    assert torch.isfinite(record.losses).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "steps must be a positive int, got 0"),
+        ({"batch": 0}, "batch must be a positive int, got 0"),
+        ({"warmup": 1.0}, r"warmup must lie in \[0, 1\), got 1.0"),
+        ({"warmup": -0.1}, r"warmup must lie in \[0, 1\), got -0.1"),
+        ({"average": 1.0}, r"average must lie in \[0, 1\), got 1.0"),
+        ({"average": float("nan")}, r"average must lie in \[0, 1\), got nan"),
+    ],
+)
+def test_bad_options_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        train(make(), Approximation(PROBLEM), fresh_samples(PRIOR, PROBLEM), **options)
+
+
+def test_samples_with_nan_are_named():
+    def bad(n, _):
+        return torch.full((n, 2), torch.nan).double(), torch.zeros(n, 2).double()
+
+    with pytest.raises(ValueError, match="x must be finite"):
+        go(make(), Approximation(PROBLEM), sampler=bad)
