@@ -25,7 +25,7 @@ from invbayes.problems import LinearProblem
 from invbayes.pushforward import pushforward_log_prob, pushforward_score
 from invbayes.samplers import fixed_samples, fresh_samples, quasi_samples
 from invbayes.stochastic import hutchinson_divergence, log_det_series, truncation_bound
-from invbayes.training import TrainingRecord, train
+from invbayes.training import TrainingRecord, fit, train
 
 __all__ = [
     "Approximation",
@@ -42,6 +42,7 @@ __all__ = [
     "TrainingDiverged",
     "TrainingRecord",
     "data_density",
+    "fit",
     "fixed_point",
     "fixed_samples",
     "fresh_samples",

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from pytorch_optimizer import SOAP
@@ -18,8 +18,10 @@ from tqdm.auto import tqdm
 from invbayes._checks import check_count
 from invbayes.errors import TrainingDiverged
 from invbayes.iresnet import InvertibleResNet
+from invbayes.mixtures import GaussianMixture
 from invbayes.objectives import Objective
-from invbayes.samplers import Sampler
+from invbayes.problems import LinearProblem
+from invbayes.samplers import Sampler, quasi_samples
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
@@ -108,7 +110,7 @@ def train(
     averaged = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(average))
     losses, started = [], time.perf_counter()
     try:
-        for step in tqdm(range(steps), disable=not progress, leave=False):
+        for step in tqdm(range(steps), leave=False) if progress else range(steps):
             stepper.zero_grad()
             loss = objective(net, *sampler(batch, generator))
             loss.backward()
@@ -121,6 +123,48 @@ def train(
         net.load_state_dict(averaged.module.state_dict())
     seconds = time.perf_counter() - started
     return TrainingRecord(torch.stack(losses), seconds, net.lipschitz_bound())
+
+
+def fit(
+    objective: Objective,
+    prior: GaussianMixture,
+    problem: LinearProblem,
+    *,
+    generator: torch.Generator,
+    steps: int = 1000,
+    sampler: Sampler | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> tuple[InvertibleResNet, TrainingRecord]:
+    """A new network, trained with an objective, and its record.
+
+    The three lines that every chapter needs. The network takes the prior's dtype, and its
+    parameters are frozen at the end.
+
+    Args:
+        objective, steps, progress: as in `train`.
+        prior, problem: as in `quasi_samples`.
+        generator: the source of the initial weights and of the samples.
+        sampler: as in `train`; by default evenly spread samples of the prior, `quasi_samples`.
+        **options: passed to `InvertibleResNet`, such as ``lipschitz``.
+
+    Raises:
+        ValueError, TrainingDiverged: as these three do.
+
+    Example:
+        >>> import torch
+        >>> from invbayes import Divergence
+        >>> prior = GaussianMixture.gaussian(torch.zeros(2), torch.eye(2))
+        >>> problem = LinearProblem(torch.eye(2), noise_std=0.1)
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> net, _ = fit(Divergence(problem), prior, problem, generator=generator, steps=50)
+        >>> net.lipschitz_bound() <= 0.99
+        True
+    """
+    net = InvertibleResNet(prior.dim, generator=generator, **options).to(prior.means)
+    sampler = sampler or quasi_samples(prior, problem, generator=generator)
+    record = train(net, objective, sampler, steps=steps, generator=generator, progress=progress)
+    return net.requires_grad_(False), record
 
 
 def _step_size(step: int, steps: int, warm: int) -> float:
