@@ -36,7 +36,7 @@ test: lint
 
 # Run every chapter from top to bottom and store what it printed and drew.
 execute: $(VENV)/.installed
-	$(BIN)/jupyter nbconvert --to notebook --execute --inplace \
+	TQDM_DISABLE=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace \
 		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=300 $(CHAPTERS)
 	$(BIN)/python book/cover.py
 
@@ -47,10 +47,12 @@ serve: book
 	@echo "Serving the book on http://localhost:8000 (stop with Ctrl-C)"
 	$(BIN)/python -m http.server 8000 --bind 127.0.0.1 --directory $(HTML)
 
-# The peer is installed for the benchmark alone, beside the environment and not into it.
+# The peer is installed for the benchmark alone, beside the environment and not into it. The
+# trainings take about a quarter of an hour on two cores.
 bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .bench normflows==1.7.3
 	PYTHONPATH=.bench $(BIN)/python tests/benchmarks/network.py
+	$(BIN)/python tests/benchmarks/trainings.py
 
 clean:
 	rm -rf _build .bench .pytest_cache .ruff_cache .hypothesis

@@ -59,7 +59,7 @@ def train(
     steps: int = 1000,
     batch: int = 512,
     warmup: float = 0.05,
-    average: float = 0.99,
+    average: float = 0.95,
     optimizer: MakeOptimizer = soap,
     generator: torch.Generator | None = None,
     progress: bool = True,
@@ -81,7 +81,7 @@ def train(
         average: a, in [0, 1); 0 keeps the last parameters.
         optimizer: makes a PyTorch optimiser from the parameters; by default SOAP at 0.05.
         generator: the source of the samples.
-        progress: whether to show a progress bar (the environment's TQDM_DISABLE=1 hides it, too).
+        progress: whether to show a progress bar; TQDM_DISABLE=1 in the environment hides it, too.
 
     Returns:
         The losses, the time and the final Lipschitz bound.
