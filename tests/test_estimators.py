@@ -172,6 +172,15 @@ def test_bad_eigenvalue_input_is_named(arguments, message):
         gaussian_forward_eigenvalues(*arguments)
 
 
+def test_another_weight_is_another_noise_level(generator):
+    prior, operator = random_mixture(2, 3, generator), random_operator(3, 2, 2, generator)
+    x = prior.sample(5, generator=generator)
+    found = ideal_forward_map(prior, LinearProblem(operator, 0.3), x, weight=0.7**2)
+    torch.testing.assert_close(found, ideal_forward_map(prior, LinearProblem(operator, 0.7), x))
+    with pytest.raises(ValueError, match="weight must be finite and > 0"):
+        ideal_forward_map(prior, LinearProblem(operator, 0.3), x, weight=0.0)
+
+
 @pytest.mark.parametrize("estimate", [posterior_mean, map_estimate, ideal_forward_map])
 def test_bad_points_are_named(estimate):
     problem = LinearProblem(torch.eye(2, dtype=torch.float64), 0.5)

@@ -87,7 +87,16 @@ def test_gradients_flow_through_the_inverse(generator):
     torch.testing.assert_close(gradient, inverse.sum(1), rtol=1e-8, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["log_scale", "blocks.0.layers.1.bias", "blocks.1.layers.0.bias"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "log_scale",
+        "blocks.0.layers.1.bias",
+        "blocks.1.layers.0.bias",
+        "blocks.0.layers.0.parametrizations.weight.original",
+        "blocks.1.layers.1.parametrizations.weight.original",
+    ],
+)
 def test_gradients_reach_every_parameter_through_the_inverse(name, generator):
     net = make(blocks=2)
     z = torch.randn(4, 2, generator=generator, dtype=torch.float64)

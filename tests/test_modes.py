@@ -199,6 +199,19 @@ def test_one_mode_or_several_takes_batches():
     assert has_single_mode(near).shape == ()
 
 
+def test_a_saddle_on_a_ring_is_no_second_mode():
+    """The density on the ring has one peak, one saddle opposite and a crater within."""
+    t = torch.arange(12).double() * torch.pi / 6
+    means = 2 * torch.stack([t.cos(), t.sin()], 1)
+    covariances = 0.64 * torch.eye(2).double().expand(12, 2, 2).clone()
+    assert has_single_mode(GaussianMixture(torch.softmax(0.3 * t.cos(), 0), means, covariances))
+
+
+def test_a_component_without_weight_is_no_second_mode():
+    means = torch.tensor([[9.0], [-9.0]])
+    assert has_single_mode(GaussianMixture(torch.tensor([0.0, 1.0]), means, torch.ones(2, 1, 1)))
+
+
 def test_a_saddle_raises(monkeypatch):
     """With the start between two peaks alone, the climb stays on the saddle, and says so."""
     between = torch.tensor([[0.5, 0.5]], dtype=torch.float64)
@@ -206,6 +219,8 @@ def test_a_saddle_raises(monkeypatch):
     with pytest.raises(NotConverged, match="ended at a saddle point") as caught:
         global_mode(two_peaks())
     assert caught.value.bound == float("inf")
+    with pytest.raises(NotConverged, match="ended at a saddle point"):
+        has_single_mode(two_peaks())
 
 
 @pytest.mark.parametrize(

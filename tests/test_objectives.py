@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -11,11 +13,13 @@ from torch import nn
 from invbayes import (
     Approximation,
     Divergence,
+    GaussianMixture,
     InvertibleResNet,
     LinearProblem,
     LogDeterminant,
     Reconstruction,
     gaussian_forward_eigenvalues,
+    posterior,
     posterior_metric,
 )
 from tests.conftest import jacobian_of, random_operator
@@ -72,6 +76,36 @@ def test_the_gradient_of_reconstruction_is_that_of_unrolled_iterations(batch):
     for ours, theirs in zip(found, torch.autograd.grad(loss, parameters), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-11)
         assert theirs.abs().max() > 0
+
+
+def test_reconstruction_starts_from_the_truth(batch, monkeypatch):
+    net, _, x, _ = batch
+    monkeypatch.setattr("invbayes.contraction._advance", lambda *_: pytest.fail("a step was made"))
+    assert Reconstruction()(net, x, net(x).detach()) == 0
+
+
+@pytest.mark.parametrize("weight", [None, 0.7])
+def test_the_posterior_metric_is_the_posterior_covariance_over_the_weight(weight, generator):
+    delta_hat = 0.3 if weight is None else weight**0.5
+    operator = random_operator(3, 2, 2, generator)
+    prior = GaussianMixture.gaussian(torch.zeros(2).double(), METRIC)
+    belief = posterior(prior, LinearProblem(operator, delta_hat), torch.zeros(3).double())
+    found = posterior_metric(LinearProblem(operator, 0.3), METRIC, weight=weight)
+    torch.testing.assert_close(found, belief.covariances[0] / delta_hat**2)
+
+
+def test_another_problem_brings_its_own_weight(batch):
+    net, problem, x, z = batch
+    other = LinearProblem(problem.operator, noise_std=0.8)
+    moved = replace(Divergence(problem), problem=other)
+    torch.testing.assert_close(moved(net, x, z), Divergence(other)(net, x, z))
+
+
+@pytest.mark.parametrize("short", [lambda z: z[:1], lambda z: z[:, :1]])
+def test_data_of_another_shape_is_named(batch, short):
+    net, problem, x, z = batch
+    with pytest.raises(ValueError, match=r"z must have the shape of x, \(30, 2\)"):
+        Approximation(problem, conditional_mean=False)(net, x, short(z))
 
 
 class DiagonalNet(nn.Module):

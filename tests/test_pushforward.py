@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from invbayes import InvertibleResNet, pushforward_log_prob, pushforward_score
+from invbayes import GaussianMixture, InvertibleResNet, pushforward_log_prob, pushforward_score
 from invbayes.examples import two_blobs
 from invbayes.figures import lattice
 
@@ -46,6 +46,12 @@ def test_the_score_is_the_gradient_of_the_log_density(net, generator):
 
 
 def test_bad_input_is_named(net):
+    prior = two_blobs()
+    batch = GaussianMixture(
+        prior.weights.expand(3, 2), prior.means.expand(3, 2, 2), prior.covariances
+    )
+    with pytest.raises(ValueError, match="prior must be a single mixture, got a batch"):
+        pushforward_log_prob(net, batch, torch.zeros(3, 2).double())
     with pytest.raises(ValueError, match=r"x must have shape \(\*, 2\), got \(5, 3\)"):
         pushforward_score(net, two_blobs(), torch.zeros(5, 3).double())
     with pytest.raises(ValueError, match=r"x must have dtype torch\.float64"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import pytest
@@ -16,6 +17,7 @@ from invbayes import (
     LogDeterminant,
     Reconstruction,
     TrainingDiverged,
+    fit,
     fixed_samples,
     fresh_samples,
     gaussian_forward_eigenvalues,
@@ -93,6 +95,68 @@ def test_each_training_finds_its_closed_form(objective, field):
     assert record.losses.shape == (300,)
     assert record.losses[-20:].mean() < record.losses[:20].mean()
     assert record.seconds > 0
+
+
+def test_each_step_is_one_gradient_step():
+    net, same, sizes = make(), make(), []
+    draw, objective = fresh_samples(PRIOR, PROBLEM), Approximation(PROBLEM)
+
+    def sampler(n, generator):
+        sizes.append(n)
+        return draw(n, generator)
+
+    go(net, objective, steps=3, sampler=sampler, warmup=0.0, average=0.0, optimizer=SGD)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(3):
+        slopes = torch.autograd.grad(objective(same, *draw(32, generator)), [*same.parameters()])
+        size = 0.1 * (1 + math.cos(math.pi * step / 3)) / 2
+        with torch.no_grad():
+            for parameter, slope in zip(same.parameters(), slopes, strict=True):
+                parameter.sub_(size * slope)
+    assert sizes == [32] * 3
+    torch.testing.assert_close(weights(net), weights(same))
+
+
+def test_fit_trains_a_new_network_and_freezes_it():
+    generator = torch.Generator().manual_seed(4)
+    options = {"hidden": (8, 8), "lipschitz": 0.7}
+    run = {"steps": 3, "generator": generator, "progress": False}
+    net, record = fit(Divergence(PROBLEM), PRIOR, PROBLEM, **run, **options)
+    generator.manual_seed(4)
+    same = InvertibleResNet(2, generator=generator, **options).double()
+    sampler = quasi_samples(PRIOR, PROBLEM, generator=generator)
+    assert torch.equal(train(same, Divergence(PROBLEM), sampler, **run).losses, record.losses)
+    assert torch.equal(weights(net), weights(same))
+    assert not any(parameter.requires_grad for parameter in net.parameters())
+
+
+def test_fit_hands_its_generator_to_the_sampler():
+    generator, seen = torch.Generator().manual_seed(4), []
+
+    def sampler(n, given):
+        seen.append(given)
+        return fresh_samples(PRIOR, PROBLEM)(n, given)
+
+    run = {"generator": generator, "steps": 3, "progress": False}
+    fit(Divergence(PROBLEM), PRIOR, PROBLEM, sampler=sampler, **run)
+    assert len(seen) == 3
+    assert all(given is generator for given in seen)
+
+
+def test_fit_refuses_the_objective_of_another_problem():
+    other = LinearProblem(PROBLEM.operator, 0.1)
+    with pytest.raises(ValueError, match="problem must be the objective's own"):
+        fit(Divergence(other), PRIOR, PROBLEM, generator=torch.Generator(), steps=1)
+
+
+def test_a_long_warm_up_ends_well():
+    record = go(make(), Approximation(PROBLEM), steps=10, warmup=0.97)
+    assert torch.isfinite(record.losses).all()
+
+
+def test_a_frozen_network_is_named():
+    with pytest.raises(ValueError, match="net must have a parameter that requires a gradient"):
+        go(make().requires_grad_(False), Approximation(PROBLEM))
 
 
 def test_it_is_reproducible_and_follows_the_generator():

@@ -47,7 +47,7 @@ def fixed_point(
         lipschitz: L, in (0, 1), in the Euclidean norm.
         tol: the largest error of each point, in the units of x.
         method: ``"newton"`` (safeguarded) or ``"plain"``.
-        start: where to begin, shape ``(*, d)``; by default z. The answer does not depend on it.
+        start: where to begin, shape ``(*, d)``; by default z. The answer depends on it within ``tol`` only.
 
     Raises:
         ValueError: for L outside (0, 1), a tolerance that is not positive or that the dtype cannot

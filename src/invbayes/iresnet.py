@@ -95,8 +95,8 @@ class InvertibleResNet(nn.Module):
         Args:
             z: points, shape ``(*, d)``.
             tol: the largest Euclidean error of each point, in the units of x.
-            start: a guess of x, shape ``(*, d)``, that saves iterations; the answer does not
-                depend on it.
+            start: a guess of x, shape ``(*, d)``, that saves iterations; the answer depends on
+                it within ``tol`` only.
 
         Raises:
             ValueError: for wrong shapes, NaN, or a tolerance that the dtype cannot reach.
@@ -104,6 +104,8 @@ class InvertibleResNet(nn.Module):
         """
         check_points("z", z, self.dim, like=self.log_scale)
         check_positive("tol", tol)
+        if start is not None:
+            check_points("start", start, self.dim, like=self.log_scale)
         with parametrize.cached():
             for block in self.blocks:
                 block.weights()  # each normalised once, with its graph, for the solver has none

@@ -83,6 +83,9 @@ def has_single_mode(mixture: GaussianMixture) -> Tensor:
     Args:
         mixture: one mixture or a batch ``(*B,)`` of them.
 
+    Raises:
+        NotConverged: as `global_mode` does.
+
     Example:
         >>> import torch
         >>> far = GaussianMixture(
@@ -94,6 +97,7 @@ def has_single_mode(mixture: GaussianMixture) -> Tensor:
     flat = _flatten(mixture)
     modes, heights = _all_modes(flat, _default_tolerance(mixture), max_steps=1000)
     found = modes[torch.arange(len(modes)), heights.argmax(-1)]
+    _check_maximum(flat, found, max_steps=1000)
     apart = _elsewhere(modes, found, flat) & (heights > -torch.inf)
     hessian = flat.expand(modes.transpose(0, 1)).hessian.transpose(0, 1)
     maximum = torch.linalg.cholesky_ex(-hessian).info == 0

@@ -1,4 +1,7 @@
-"""The four trainings, each a loss that reads like its equation."""
+"""The four trainings, each a loss that reads like its equation.
+
+The minimisers that the docstrings name are those among all maps, as far as a network can hold them.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,8 @@ class Reconstruction:
     The gradient goes through the inverse implicitly (`fixed_point`), which starts from the true x.
 
     Args:
-        tol: the largest error of the inverse, in the units of x.
+        tol: the largest error of the inverse, in the units of x; well below the expected error
+            of the reconstruction, since the search starts from the truth.
 
     Call:
         ``objective(net, x, z)`` for samples x and *noisy* normal data z, both ``(n, d)``, gives
@@ -96,10 +100,12 @@ class Approximation:
 
     def __call__(self, net: InvertibleResNet, x: Tensor, z: Tensor) -> Tensor:
         """The loss of a batch, a number."""
-        return self.data_term(net(x), x, z)
+        return self._data_term(net(x), x, z)
 
-    def data_term(self, value: Tensor, x: Tensor, z: Tensor) -> Tensor:
+    def _data_term(self, value: Tensor, x: Tensor, z: Tensor) -> Tensor:
         r""":math:`\tfrac12 \mathbb{E} \|\varphi(x) - z\|_M^2` for values φ(x), a number."""
+        if not value.shape == x.shape == z.shape:
+            raise ValueError(f"z must have the shape of x, {tuple(x.shape)}, got {tuple(z.shape)}")
         misfit = value - (x @ self.problem.normal_operator if self.conditional_mean else z)
         weighted = misfit if self.metric is None else misfit @ self.metric
         return (misfit * weighted).sum(-1).mean() / 2
@@ -113,9 +119,12 @@ class _Regularized(Approximation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.weight is None:
-            object.__setattr__(self, "weight", self.problem.noise_std**2)
-        check_positive("weight", self.weight)
+        check_positive("weight", self.strength)
+
+    @property
+    def strength(self) -> float:
+        """δ̂²."""
+        return self.problem.noise_std**2 if self.weight is None else self.weight
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +161,7 @@ class LogDeterminant(_Regularized):
     def __call__(self, net: InvertibleResNet, x: Tensor, z: Tensor) -> Tensor:
         """The loss of a batch, a number."""
         value, log_det = net.with_log_abs_det(x)
-        return self.data_term(value, x, z) - self.weight * log_det.mean()
+        return self._data_term(value, x, z) - self.strength * log_det.mean()
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,7 +198,7 @@ class Divergence(_Regularized):
     def __call__(self, net: InvertibleResNet, x: Tensor, z: Tensor) -> Tensor:
         """The loss of a batch, a number."""
         value, divergence = net.with_divergence(x)
-        return self.data_term(value, x, z) - self.weight * divergence.mean()
+        return self._data_term(value, x, z) - self.strength * divergence.mean()
 
 
 def posterior_metric(
@@ -231,5 +240,9 @@ def _check_metric(matrix: Tensor, problem: LinearProblem, name: str = "metric") 
     if matrix.shape != (problem.dim, problem.dim):
         shape = (problem.dim, problem.dim)
         raise ValueError(f"{name} must have shape {shape}, got {tuple(matrix.shape)}")
-    if not torch.allclose(matrix, matrix.mT) or torch.linalg.cholesky_ex(matrix).info.item():
-        raise ValueError(f"{name} must be symmetric positive definite, got {matrix.tolist()}")
+    asymmetry = (matrix - matrix.mT).abs().max().item() / matrix.abs().max().item()
+    if asymmetry > 1e-6 or torch.linalg.cholesky_ex(matrix).info.item():
+        raise ValueError(
+            f"{name} must be symmetric positive definite, got relative asymmetry {asymmetry:.1g} "
+            f"and least eigenvalue {torch.linalg.eigvalsh(matrix).min().item():.3g}"
+        )

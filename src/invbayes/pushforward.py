@@ -37,6 +37,9 @@ def pushforward_log_prob(net: InvertibleResNet, prior: GaussianMixture, x: Tenso
         True
     """
     check_points("x", x, prior.dim, like=prior.means)
+    if prior.batch_shape:
+        shape = tuple(prior.batch_shape)
+        raise ValueError(f"prior must be a single mixture, got a batch of shape {shape}")
     return prior.log_prob(x) - net.log_abs_det(x)
 
 
@@ -62,6 +65,7 @@ def pushforward_score(net: InvertibleResNet, prior: GaussianMixture, x: Tensor) 
         >>> pushforward_score(InvertibleResNet(1), prior, torch.zeros(3, 1)).shape
         torch.Size([3, 1])
     """
+    check_points("x", x, prior.dim, like=prior.means)
     with torch.enable_grad():
         points = x.detach().requires_grad_()
         total = pushforward_log_prob(net, prior, points).sum()

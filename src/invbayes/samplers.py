@@ -61,7 +61,7 @@ def quasi_samples(
     Raises:
         ValueError: for a batch of priors, dimensions or dtypes that do not fit.
 
-    Source: Owen, Scrambled Sobol and Niederreiter-Xing points (J. Complexity 14, 1998).
+    Source: scrambling as in Matoušek 1998 and Owen 1998, by `torch.quasirandom.SobolEngine`.
 
     Example:
         >>> import torch
@@ -75,8 +75,9 @@ def quasi_samples(
     engine = SobolEngine(1 + prior.dim + problem.data_dim, scramble=True, seed=seed)
 
     def draw(n: int, _: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        # Half of the engine's resolution is added, so that no coordinate is zero.
-        u = (engine.draw(n, dtype=torch.float64) + 2.0**-31).to(prior.means.device)
+        # Half of the engine's resolution is added, so that no coordinate is zero; one is kept out.
+        u = (engine.draw(n, dtype=torch.float64) + 2.0**-31).clamp(max=1 - 2.0**-31)
+        u = u.to(prior.means.device)
         chosen = torch.bucketize(u[:, 0].contiguous(), prior.weights.double().cumsum(0)[:-1])
         normal = torch.special.ndtri(u[:, 1:]).to(prior.means.dtype)
         x_part, noise = normal.split([prior.dim, problem.data_dim], dim=1)

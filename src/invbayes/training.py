@@ -27,6 +27,7 @@ MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 # No weight decay: it would only fight the normalisation of the weights. Biases and sharpnesses get
 # their own eigenbasis, and every basis is renewed often: the networks are small, so this is cheap.
+# SOAP's first step only gathers statistics and changes no parameter.
 soap: MakeOptimizer = partial(
     SOAP,
     lr=0.05,
@@ -69,6 +70,7 @@ def train(
     The step size rises linearly during the warm-up and then falls to zero along a cosine. At the
     end the network holds the moving average :math:`\bar\theta \leftarrow a \bar\theta + (1 - a)
     \theta` of its parameters; also after an error or an interruption, so that no work is lost.
+    The average starts at the first step, so it should be short against the whole training.
 
     Args:
         net: the network.
@@ -87,7 +89,8 @@ def train(
         The losses, the time and the final Lipschitz bound.
 
     Raises:
-        ValueError: for arguments outside these ranges.
+        ValueError: for arguments outside these ranges, or a network without a free parameter.
+        NotConverged: as the objective does.
         TrainingDiverged: if the loss or its gradient becomes NaN or infinite.
 
     Source: SOAP is due to Vyas et al., arXiv 2409.11321.
@@ -105,8 +108,10 @@ def train(
     """
     _check_options(steps, batch, warmup, average)
     parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ValueError("net must have a parameter that requires a gradient, got none")
     stepper = optimizer(parameters)
-    schedule = LambdaLR(stepper, partial(_step_size, steps=steps, warm=round(warmup * steps)))
+    schedule = LambdaLR(stepper, partial(_step_size, steps=steps, warm=int(warmup * steps)))
     averaged = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(average))
     losses, started = [], time.perf_counter()
     try:
@@ -139,7 +144,7 @@ def fit(
     """A new network, trained with an objective, and its record.
 
     The three lines that every chapter needs. The network takes the prior's dtype, and its
-    parameters are frozen at the end.
+    parameters are frozen at the end. For another batch, average or optimiser, use `train`.
 
     Args:
         objective, steps, progress: as in `train`.
@@ -149,7 +154,9 @@ def fit(
         **options: passed to `InvertibleResNet`, such as ``lipschitz``.
 
     Raises:
-        ValueError, TrainingDiverged: as these three do.
+        ValueError: if the objective belongs to another problem, and as `InvertibleResNet`,
+            `quasi_samples` and `train` do.
+        TrainingDiverged: as `train` does.
 
     Example:
         >>> import torch
@@ -161,8 +168,11 @@ def fit(
         >>> net.lipschitz_bound() <= 0.99
         True
     """
+    if getattr(objective, "problem", problem) is not problem:
+        raise ValueError("problem must be the objective's own problem, got another one")
     net = InvertibleResNet(prior.dim, generator=generator, **options).to(prior.means)
-    sampler = sampler or quasi_samples(prior, problem, generator=generator)
+    if sampler is None:
+        sampler = quasi_samples(prior, problem, generator=generator)
     record = train(net, objective, sampler, steps=steps, generator=generator, progress=progress)
     return net.requires_grad_(False), record
 
