@@ -26,7 +26,7 @@ OPERATORS = {"Id": (1.0, 1.0), "diag(1, ½)": (1.0, 0.5), "diag(1, ⅛)": (1.0, 
 NOISE = (0.1, 0.2, 0.5)
 TARGETS = [("Id", 0.5), ("diag(1, ⅛)", 0.2)]  # of the reconstruction training, on three seeds
 SIGMA = 0.7
-STEPS = {"a": 600, "b": 1200, "c": 1800, "cW": 1200, "d": 2000}
+STEPS = {"a": 600, "b": 1200, "c": 3500, "cW": 1200, "d": 4000}
 TESTS = 50_000
 
 
