@@ -48,7 +48,7 @@ serve: book
 	$(BIN)/python -m http.server 8000 --bind 127.0.0.1 --directory $(HTML)
 
 # The peer is installed for the benchmark alone, beside the environment and not into it. The
-# trainings take about a quarter of an hour on two cores.
+# trainings take about forty minutes on two cores.
 bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .bench normflows==1.7.3
 	PYTHONPATH=.bench $(BIN)/python tests/benchmarks/network.py

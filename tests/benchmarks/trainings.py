@@ -1,7 +1,7 @@
 """The four trainings against their limits, as a table: run by `make bench`.
 
 Nine problems of each of two priors, and of a Gaussian one; three seeds where the reconstruction
-training has a target. Two networks at a time, one core each: about a quarter of an hour. Writes
+training has a target. Two networks at a time, one core each: about forty minutes. Writes
 ``book/_generated/trainings.md``, which chapter 7 shows.
 """
 
