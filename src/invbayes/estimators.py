@@ -11,7 +11,7 @@ from invbayes._checks import check_float_tensor, check_positive
 from invbayes.mixtures import GaussianMixture
 from invbayes.modes import global_mode
 from invbayes.posteriors import posterior
-from invbayes.problems import LinearProblem
+from invbayes.problems import LinearProblem, matched_weight
 
 
 def posterior_mean(prior: GaussianMixture, problem: LinearProblem, y: Tensor) -> Tensor:
@@ -107,9 +107,7 @@ def ideal_forward_map(
         >>> ideal_forward_map(prior, LinearProblem(torch.ones(1, 1), 1.0), torch.tensor([[1.0]]))
         tensor([[2.]])
     """
-    weight = problem.noise_std**2 if weight is None else weight
-    check_positive("weight", weight)
-    return problem.adjoint(problem.apply(x)) - weight * prior.score(x)
+    return problem.adjoint(problem.apply(x)) - matched_weight(problem, weight) * prior.score(x)
 
 
 class ForwardEigenvalues(NamedTuple):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from invbayes._checks import check_float_tensor, check_positive, check_same_dtype
 from invbayes.iresnet import InvertibleResNet
-from invbayes.problems import LinearProblem
+from invbayes.problems import LinearProblem, matched_weight
 
 Objective = Callable[[InvertibleResNet, Tensor, Tensor], Tensor]
 
@@ -119,12 +119,12 @@ class _Regularized(Approximation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive("weight", self.strength)
+        matched_weight(self.problem, self.weight)
 
     @property
     def strength(self) -> float:
         """δ̂²."""
-        return self.problem.noise_std**2 if self.weight is None else self.weight
+        return matched_weight(self.problem, self.weight)
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,8 +226,7 @@ def posterior_metric(
         >>> posterior_metric(LinearProblem(torch.eye(1), 1.0), torch.ones(1, 1))
         tensor([[0.5000]])
     """
-    weight = problem.noise_std**2 if weight is None else weight
-    check_positive("weight", weight)
+    weight = matched_weight(problem, weight)
     _check_metric(covariance, problem, name="covariance")
     inverse = problem.normal_operator + weight * torch.linalg.inv(covariance)
     metric = torch.linalg.inv(inverse)

@@ -117,9 +117,14 @@ def _symmetric(matrix: Tensor) -> Tensor:
 
 def check_fit(prior: GaussianMixture, problem: LinearProblem) -> None:
     """Raise unless the prior is a single mixture of the problem's dimension and dtype."""
-    if prior.batch_shape:
-        shape = tuple(prior.batch_shape)
-        raise ValueError(f"prior must be a single mixture, got a batch of shape {shape}")
+    check_single(prior)
     if prior.dim != problem.dim:
         raise ValueError(f"prior must have dimension {problem.dim}, got {prior.dim}")
     check_same_dtype(prior=prior.means, operator=problem.operator)
+
+
+def check_single(prior: GaussianMixture) -> None:
+    """Raise unless the prior is one mixture, not a batch."""
+    if prior.batch_shape:
+        shape = tuple(prior.batch_shape)
+        raise ValueError(f"prior must be a single mixture, got a batch of shape {shape}")

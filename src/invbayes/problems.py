@@ -87,3 +87,10 @@ class LinearProblem:
         is lost on the way from y to z (Lemma 1 of arXiv 2510.26704).
         """
         return self.adjoint(y)
+
+
+def matched_weight(problem: LinearProblem, weight: float | None) -> float:
+    """A regularizer's weight δ̂² > 0, by default the matched one, δ²."""
+    weight = problem.noise_std**2 if weight is None else weight
+    check_positive("weight", weight)
+    return weight

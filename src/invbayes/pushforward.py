@@ -8,6 +8,7 @@ from torch import Tensor
 from invbayes._checks import check_points
 from invbayes.iresnet import InvertibleResNet
 from invbayes.mixtures import GaussianMixture
+from invbayes.posteriors import check_single
 
 
 def pushforward_log_prob(net: InvertibleResNet, prior: GaussianMixture, x: Tensor) -> Tensor:
@@ -37,9 +38,7 @@ def pushforward_log_prob(net: InvertibleResNet, prior: GaussianMixture, x: Tenso
         True
     """
     check_points("x", x, prior.dim, like=prior.means)
-    if prior.batch_shape:
-        shape = tuple(prior.batch_shape)
-        raise ValueError(f"prior must be a single mixture, got a batch of shape {shape}")
+    check_single(prior)
     return prior.log_prob(x) - net.log_abs_det(x)
 
 

@@ -75,16 +75,8 @@ def run(job: Job) -> Result:
         "d": ib.Divergence(problem),
     }[job.method]
     generator = torch.Generator().manual_seed(job.seed)
-    net = ib.InvertibleResNet(2, generator=generator)
-    record = ib.train(
-        net,
-        objective,
-        ib.quasi_samples(prior, problem, generator=generator),
-        steps=STEPS[job.method],
-        generator=generator,
-        progress=False,
-    )
-    net.requires_grad_(False)
+    options = {"steps": STEPS[job.method], "generator": generator, "progress": False}
+    net, record = ib.fit(objective, prior, problem, **options)
     return measure(job, net, prior, problem, record)
 
 
