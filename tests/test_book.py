@@ -31,6 +31,11 @@ FLOORS = [
     "objectives",
     "samplers",
     "training",
+    "linearised",
+    "inertia",
+    "optimizers",
+    "deep_prior",
+    "observation_fit",
     "examples",
     "figures",
 ]

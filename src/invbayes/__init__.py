@@ -1,6 +1,7 @@
 """Invertible networks as Bayesian point estimators: the package behind the book."""
 
 from invbayes.contraction import fixed_point
+from invbayes.deep_prior import DeepPrior
 from invbayes.errors import NotConverged, TiedModes, TrainingDiverged
 from invbayes.estimators import (
     ForwardEigenvalues,
@@ -9,7 +10,17 @@ from invbayes.estimators import (
     map_estimate,
     posterior_mean,
 )
+from invbayes.inertia import Trajectory, gradient_flow, inertial_flow
 from invbayes.iresnet import InvertibleResNet
+from invbayes.linearised import (
+    amplification,
+    decay_rate,
+    largest_step,
+    linearised_gradient_flow,
+    linearised_inertia,
+    mode_roots,
+    optimal_damping,
+)
 from invbayes.lipschitz import LipschitzDense
 from invbayes.mixtures import GaussianMixture
 from invbayes.modes import global_mode, has_single_mode
@@ -20,6 +31,8 @@ from invbayes.objectives import (
     Reconstruction,
     posterior_metric,
 )
+from invbayes.observation_fit import DataMisfit, Iterate, fit_observation, iterates
+from invbayes.optimizers import AdaptiveInertia, Inertia
 from invbayes.posteriors import data_density, normal_data_density, posterior
 from invbayes.problems import LinearProblem
 from invbayes.pushforward import pushforward_log_prob, pushforward_score
@@ -28,11 +41,16 @@ from invbayes.stochastic import hutchinson_divergence, log_det_series, truncatio
 from invbayes.training import TrainingRecord, fit, train
 
 __all__ = [
+    "AdaptiveInertia",
     "Approximation",
+    "DataMisfit",
+    "DeepPrior",
     "Divergence",
     "ForwardEigenvalues",
     "GaussianMixture",
+    "Inertia",
     "InvertibleResNet",
+    "Iterate",
     "LinearProblem",
     "LipschitzDense",
     "LogDeterminant",
@@ -41,19 +59,31 @@ __all__ = [
     "TiedModes",
     "TrainingDiverged",
     "TrainingRecord",
+    "Trajectory",
+    "amplification",
     "data_density",
+    "decay_rate",
     "fit",
+    "fit_observation",
     "fixed_point",
     "fixed_samples",
     "fresh_samples",
     "gaussian_forward_eigenvalues",
     "global_mode",
+    "gradient_flow",
     "has_single_mode",
     "hutchinson_divergence",
     "ideal_forward_map",
+    "inertial_flow",
+    "iterates",
+    "largest_step",
+    "linearised_gradient_flow",
+    "linearised_inertia",
     "log_det_series",
     "map_estimate",
+    "mode_roots",
     "normal_data_density",
+    "optimal_damping",
     "posterior",
     "posterior_mean",
     "posterior_metric",

@@ -46,3 +46,9 @@ def check_count(name: str, value: int) -> None:
     """Raise unless ``value`` is a whole number above zero."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} must be a positive int, got {value!r}")
+
+
+def check_not_negative(name: str, value: float) -> None:
+    """Raise unless ``value`` is a finite number, zero or above."""
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{name} must be finite and >= 0, got {value}")

@@ -1,0 +1,129 @@
+"""The network of a deep inverse prior: wide, with two layers, and its kernel."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from invbayes._checks import check_count, check_float_tensor
+
+
+@cache
+def _mean_squared_slope() -> float:
+    """E tanh'(ξ)² for ξ ~ N(0, 1), by Gauss and Hermite."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(80)
+    return float(weights @ (1 - np.tanh(nodes) ** 2) ** 2 / weights.sum())
+
+
+class DeepPrior(nn.Module):
+    r"""A wide network without training data, which maps its parameters to an unknown,
+
+    .. math:: g(W) = \frac{1}{\sqrt{k}}\, D\, V \tanh(W u), \qquad W \in \mathbb{R}^{k \times p},
+
+    with a fixed input u of length one, fixed output weights V, a fixed decoder D (the identity,
+    unless one is given), and W the only parameter. At the start W is standard Gaussian, and V is
+    Gaussian with the variance :math:`1 / \mathbb{E} \tanh'(\xi)^2`, :math:`\xi \sim \mathcal{N}(0, 1)`,
+    so that the kernel :math:`\partial_W g\, (\partial_W g)^*` has the mean :math:`D D^*`. The buffer
+    ``output_weight`` holds :math:`V / \sqrt{k}`.
+
+    Args:
+        dim: d, the number of unknowns, if there is no decoder.
+        width: k.
+        input_dim: p. Only W u matters, so p = 1 loses nothing for gradient descent and inertia.
+        decoder: D, shape ``(d, r)``.
+        zero_start: whether to pair each unit with another one of opposite output weight, so that
+            g vanishes at the start; k must be even.
+        dtype: of everything.
+        generator: the source of u, V and W; without one, PyTorch's global generator.
+
+    Raises:
+        ValueError: for sizes that are not positive, a decoder that is no matrix with d rows, or an
+            odd width with ``zero_start``.
+
+    Source: arXiv 2506.02986, Section 2; D, the zero start and the scale of V are ours.
+
+    Example:
+        >>> import torch
+        >>> net = DeepPrior(dim=3, width=10, zero_start=True, generator=torch.Generator().manual_seed(0))
+        >>> net().abs().max() < 1e-15
+        tensor(True)
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        width: int,
+        *,
+        input_dim: int = 1,
+        decoder: Tensor | None = None,
+        zero_start: bool = False,
+        dtype: torch.dtype = torch.float64,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in {"dim": dim, "width": width, "input_dim": input_dim}.items():
+            check_count(name, value)
+        if zero_start and width % 2:
+            raise ValueError(f"width must be even with zero_start, got {width}")
+        decoder = _check_decoder(decoder, dim, dtype)
+        self.dim, self.width = dim, width
+        options = {"generator": generator, "dtype": dtype}
+        half = width // 2 if zero_start else width
+        u = torch.randn(input_dim, **options)
+        codes = dim if decoder is None else decoder.shape[1]
+        v = torch.randn(codes, half, **options) / _mean_squared_slope() ** 0.5
+        w = torch.randn(half, input_dim, **options)
+        if zero_start:
+            v, w = torch.cat([v, -v], dim=1), torch.cat([w, w])
+        self.register_buffer("input", u / u.norm())
+        self.register_buffer("output_weight", v / width**0.5)
+        self.register_buffer("decoder", decoder)
+        self.weight = nn.Parameter(w)
+
+    def forward(self) -> Tensor:
+        """g(W) for the current W, shape ``(d,)``."""
+        return self.output(self.weight)
+
+    def output(self, weight: Tensor) -> Tensor:
+        """g as a function of W, shape ``(*, k, p)`` to ``(*, d)``."""
+        return self._decode(torch.tanh(weight @ self.input) @ self.output_weight.mT)
+
+    def kernel(self) -> Tensor:
+        r"""The kernel of the current W, shape ``(d, d)``,
+
+        .. math:: M = \partial_W g\, (\partial_W g)^* = \tfrac1k\, D V \,\mathrm{diag}\big(\tanh'(W u)\big)^2\, V^* D^* .
+        """
+        root = self._decode((self.output_weight * self._slopes(self.weight)).mT)
+        return root.mT @ root
+
+    def limit_kernel(self) -> Tensor:
+        """The kernel's mean at the start, and its limit as k grows, D D*, shape ``(d, d)``."""
+        root = self._decode(torch.eye(len(self.output_weight)).to(self.weight))
+        return root.mT @ root
+
+    def pull_back(self, weight: Tensor, direction: Tensor) -> Tensor:
+        r"""The adjoint of the derivative at W, for a direction ``(*, d)``, shape ``(*, k, p)``,
+
+        .. math:: (\partial_W g)^* v = \tfrac{1}{\sqrt k}\, \big(\tanh'(W u) \circ V^* D^* v\big)\, u^* .
+        """
+        codes = direction if self.decoder is None else direction @ self.decoder
+        return (codes @ self.output_weight * self._slopes(weight))[..., None] * self.input
+
+    def _slopes(self, weight: Tensor) -> Tensor:
+        return 1 - torch.tanh(weight.detach() @ self.input).square()
+
+    def _decode(self, codes: Tensor) -> Tensor:
+        """D applied to rows of codes."""
+        return codes if self.decoder is None else codes @ self.decoder.mT
+
+
+def _check_decoder(decoder: Tensor | None, dim: int, dtype: torch.dtype) -> Tensor | None:
+    if decoder is None:
+        return None
+    check_float_tensor("decoder", decoder)
+    if decoder.ndim != 2 or len(decoder) != dim:
+        raise ValueError(f"decoder must have shape ({dim}, r), got {tuple(decoder.shape)}")
+    return decoder.to(dtype)

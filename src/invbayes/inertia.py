@@ -1,0 +1,172 @@
+"""Gradient flow, and the inertial system with viscous and Hessian-driven damping."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.integrate import solve_ivp
+from torch import Tensor
+
+from invbayes._checks import check_float_tensor, check_positive
+from invbayes.errors import NotConverged
+from invbayes.linearised import check_damping
+
+Gradient = Callable[[Tensor], Tensor]
+
+
+class Trajectory(NamedTuple):
+    """A path in the space of parameters.
+
+    Attributes:
+        position: θ at the given times, shape ``(T, *S)`` for a θ of shape ``(*S,)``.
+        velocity: its derivative in time, shape ``(T, *S)``.
+    """
+
+    position: Tensor
+    velocity: Tensor
+
+
+def gradient_flow(
+    gradient: Gradient,
+    start: Tensor,
+    times: Tensor,
+    *,
+    rtol: float = 1e-10,
+    atol: float = 1e-12,
+) -> Trajectory:
+    r"""Gradient descent in continuous time,
+
+    .. math:: \dot\theta = -\nabla L(\theta), \qquad \theta(0) = \theta_0 .
+
+    Args:
+        gradient: ∇L, from θ of any shape to a tensor of the same shape.
+        start: θ₀, in double precision.
+        times: increasing, from 0 on, shape ``(T,)``.
+        rtol: the relative tolerance of the solver, DOP853 of `scipy.integrate.solve_ivp`.
+        atol: its absolute tolerance.
+
+    Raises:
+        ValueError: for a start that is not double or has NaN, times that do not increase from 0,
+            a tolerance ≤ 0.
+        NotConverged: if the solver gives up, which a gradient with NaN leads to.
+
+    Example:
+        >>> import torch
+        >>> start, times = torch.ones(1).double(), torch.tensor([0.0, 1.0])
+        >>> round(gradient_flow(lambda theta: theta, start, times).position[-1].item(), 6)
+        0.367879
+    """
+    _check_start(gradient, start)
+    path = _integrate(lambda theta: -gradient(theta), start, times, rtol, atol)
+    return Trajectory(path, torch.stack([-gradient(theta) for theta in path]))
+
+
+def inertial_flow(
+    gradient: Gradient,
+    start: Tensor,
+    times: Tensor,
+    *,
+    damping: float,
+    hessian_damping: float = 0.0,
+    rtol: float = 1e-10,
+    atol: float = 1e-12,
+) -> Trajectory:
+    r"""A heavy ball with viscous and Hessian-driven damping, from rest,
+
+    .. math:: \ddot\theta + \alpha\,\dot\theta + \beta\,\nabla^2 L(\theta)\,\dot\theta + \nabla L(\theta) = 0,
+        \qquad \theta(0) = \theta_0, \quad \dot\theta(0) = 0 .
+
+    Since :math:`\nabla^2 L(\theta)\,\dot\theta` is the derivative of :math:`\nabla L(\theta(t))`,
+    no Hessian is needed: with :math:`w = \dot\theta + \beta\nabla L(\theta)`,
+
+    .. math:: \dot\theta = w - \beta\,\nabla L(\theta), \qquad
+        \dot w = -\alpha\, w + (\alpha\beta - 1)\,\nabla L(\theta) .
+
+    Args:
+        gradient: ∇L, from θ of any shape to a tensor of the same shape.
+        start: θ₀, in double precision.
+        times: increasing, from 0 on, shape ``(T,)``.
+        damping: α ≥ 0, viscous.
+        hessian_damping: β ≥ 0, Hessian-driven.
+        rtol: as in `gradient_flow`.
+        atol: as in `gradient_flow`.
+
+    Raises:
+        ValueError: as `gradient_flow`, and for a negative damping.
+        NotConverged: as `gradient_flow`.
+
+    Source: arXiv 2506.02986 (the system); the first-order form is ours, close to that of INNA
+        (Castera et al., arXiv 1905.12278), which divides by β.
+
+    Example:
+        >>> import torch
+        >>> start, times = torch.ones(1).double(), torch.tensor([0.0, 1.0])
+        >>> path = inertial_flow(lambda theta: theta, start, times, damping=2.0)
+        >>> round(path.position[-1].item(), 6)  # 2/e
+        0.735759
+    """
+    check_damping(damping, hessian_damping)
+    first_slope = _check_start(gradient, start)
+
+    def field(state: Tensor) -> Tensor:
+        theta, w = state
+        slope = gradient(theta)
+        return torch.stack(
+            [w - hessian_damping * slope, (damping * hessian_damping - 1) * slope - damping * w]
+        )
+
+    first = torch.stack([start, hessian_damping * first_slope])
+    path = _integrate(field, first, times, rtol, atol)
+    slopes = torch.stack([gradient(theta) for theta in path[:, 0]])
+    return Trajectory(path[:, 0], path[:, 1] - hessian_damping * slopes)
+
+
+def _integrate(field: Gradient, start: Tensor, times: Tensor, rtol: float, atol: float) -> Tensor:
+    """The solution of θ' = field(θ) at the given times, shape ``(T, *S)``."""
+    _check_times(times)
+    check_positive("rtol", rtol)
+    check_positive("atol", atol)
+
+    def flat_field(_: float, state: np.ndarray) -> np.ndarray:
+        return field(torch.from_numpy(state).reshape(start.shape)).detach().numpy().ravel()
+
+    found = solve_ivp(
+        flat_field,
+        (0.0, times[-1].item()),
+        start.detach().numpy().ravel(),
+        method="DOP853",
+        t_eval=times.numpy(),
+        rtol=rtol,
+        atol=atol,
+    )
+    if not found.success:
+        raise NotConverged(
+            f"the flow stopped at t = {found.t[-1] if len(found.t) else 0.0:.3g}: {found.message}",
+            steps=found.nfev,
+            bound=float("inf"),
+        )
+    return torch.from_numpy(found.y.T.copy()).reshape(len(times), *start.shape)
+
+
+def _check_start(gradient: Gradient, start: Tensor) -> Tensor:
+    """The gradient at the start, which must be a finite tensor like it."""
+    check_float_tensor("start", start)
+    if start.dtype != torch.float64:
+        raise ValueError(f"start must be in double precision, got {start.dtype}")
+    slope = gradient(start)
+    check_float_tensor("gradient(start)", slope)
+    if slope.shape != start.shape:
+        raise ValueError(
+            f"gradient(start) must have the shape of start, {tuple(start.shape)}, "
+            f"got {tuple(slope.shape)}"
+        )
+    return slope
+
+
+def _check_times(times: Tensor) -> None:
+    check_float_tensor("times", times)
+    if times.ndim != 1 or len(times) < 2 or times[0] != 0 or not (times.diff() > 0).all():
+        raise ValueError("times must be a vector that starts at 0 and increases")

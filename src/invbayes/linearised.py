@@ -1,0 +1,249 @@
+"""What the linearised dynamics predict: modes, rates, optimal damping, the largest stable step."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from invbayes._checks import check_float_tensor, check_not_negative, check_points, check_positive
+
+
+def mode_roots(eigenvalues: Tensor, *, damping: float, hessian_damping: float = 0.0) -> Tensor:
+    r"""The exponents of a mode under inertia: the two roots of
+
+    .. math:: r^2 + (\alpha + \beta\mu)\, r + \mu = 0 .
+
+    They multiply to μ, so the slower one decays at most like :math:`e^{-\sqrt{\mu}\,t}`.
+
+    Args:
+        eigenvalues: μ > 0 of the kernel, shape ``(*,)``.
+        damping: α ≥ 0, viscous.
+        hessian_damping: β ≥ 0, Hessian-driven.
+
+    Returns:
+        Complex roots, shape ``(*, 2)``, the slower one first.
+
+    Raises:
+        ValueError: for eigenvalues that are not above zero, or a negative damping.
+
+    Source: the linearisation of (ISEHD), arXiv 2506.02986.
+
+    Example:
+        >>> import torch
+        >>> mode_roots(torch.tensor([0.09]), damping=1.0).real
+        tensor([[-0.1000, -0.9000]])
+    """
+    _check_spectrum(eigenvalues)
+    check_damping(damping, hessian_damping)
+    half = (damping + hessian_damping * eigenvalues) / 2
+    gap = torch.sqrt((half**2 - eigenvalues).to(half.dtype.to_complex()))
+    fast = -half - gap
+    # The product is known: no difference of nearly equal numbers.
+    return torch.stack([eigenvalues / fast, fast], dim=-1)
+
+
+def decay_rate(eigenvalues: Tensor, *, damping: float, hessian_damping: float = 0.0) -> float:
+    r"""The rate ρ at which the linearised residual decays under inertia, like :math:`e^{-\rho t}`,
+
+    .. math:: \rho = \min_i \min_{\pm}\, (-\mathrm{Re}\, r_\pm(\mu_i)) \le \sqrt{\mu_{\min}} .
+
+    The loss decays at twice this rate. Gradient flow's rate is :math:`\mu_{\min}`.
+
+    Arguments and errors are those of `mode_roots`, with eigenvalues of shape ``(m,)``.
+
+    Example:
+        >>> import torch
+        >>> round(decay_rate(torch.tensor([0.09, 1.0]), damping=0.6), 6)
+        0.3
+    """
+    roots = mode_roots(eigenvalues, damping=damping, hessian_damping=hessian_damping)
+    return -roots.real.max().item()
+
+
+def optimal_damping(smallest: float, *, hessian_damping: float = 0.0) -> float:
+    r"""The viscous damping that reaches the best rate, :math:`\sqrt{\mu_{\min}}`,
+
+    .. math:: \alpha = 2\sqrt{\mu_{\min}} - \beta\mu_{\min}, \qquad 0 \le \beta \le 1/\sqrt{\mu_{\min}} .
+
+    Args:
+        smallest: μ_min > 0, the smallest eigenvalue of the kernel.
+        hessian_damping: β; beyond :math:`1/\sqrt{\mu_{\min}}` large eigenvalues decay more slowly
+            than the smallest, and no α helps.
+
+    Raises:
+        ValueError: for arguments outside these ranges.
+
+    Example:
+        >>> optimal_damping(0.25), optimal_damping(0.25, hessian_damping=2.0)
+        (1.0, 0.5)
+    """
+    check_positive("smallest", smallest)
+    check_not_negative("hessian_damping", hessian_damping)
+    root = math.sqrt(smallest)
+    if hessian_damping > 1 / root:
+        raise ValueError(
+            f"hessian_damping must be at most 1/sqrt(smallest) = {1 / root:.4g}, got {hessian_damping}"
+        )
+    return 2 * root - hessian_damping * smallest
+
+
+def linearised_gradient_flow(kernel: Tensor, residual: Tensor, times: Tensor) -> Tensor:
+    r"""The residual under gradient flow with a frozen kernel,
+
+    .. math:: \dot r = -K r, \qquad r(t) = e^{-tK}\, r(0) .
+
+    Args:
+        kernel: K, symmetric, shape ``(m, m)``.
+        residual: r(0), shape ``(m,)``.
+        times: t, shape ``(T,)``.
+
+    Returns:
+        r(t), shape ``(T, m)``.
+
+    Raises:
+        ValueError: for wrong shapes, NaN, or a kernel that is not symmetric.
+
+    Example:
+        >>> import torch
+        >>> linearised_gradient_flow(torch.eye(1), torch.ones(1), torch.tensor([1.0]))
+        tensor([[0.3679]])
+    """
+    eigenvalues, modes, amplitudes = _modes(kernel, residual)
+    return (torch.exp(-times[:, None] * eigenvalues) * amplitudes) @ modes.mT
+
+
+def linearised_inertia(
+    kernel: Tensor,
+    residual: Tensor,
+    times: Tensor,
+    *,
+    damping: float,
+    hessian_damping: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    r"""The residual under inertia with a frozen kernel, from rest, and its energy,
+
+    .. math:: \ddot r + (\alpha + \beta K)\, \dot r + K r = 0, \qquad \dot r(0) = 0, \qquad
+        E = \tfrac12 \|r\|^2 + \tfrac12 \langle \dot r, K^{-1} \dot r\rangle .
+
+    The second part of E is the kinetic energy :math:`\tfrac12\|\dot\theta\|^2` of the parameters.
+
+    Args:
+        kernel: K, symmetric and positive definite, shape ``(m, m)``.
+        residual: r(0), shape ``(m,)``.
+        times: t, shape ``(T,)``.
+        damping: α ≥ 0.
+        hessian_damping: β ≥ 0.
+
+    Returns:
+        r(t), shape ``(T, m)``, and E(t), shape ``(T,)``.
+
+    Raises:
+        ValueError: for wrong shapes, NaN, a kernel that is not symmetric and positive definite, or
+            a negative damping.
+
+    Example:
+        >>> import torch
+        >>> r, energy = linearised_inertia(torch.eye(1), torch.ones(1), torch.tensor([1.0]), damping=2.0)
+        >>> r  # critically damped: (1 + t) exp(-t)
+        tensor([[0.7358]])
+    """
+    check_damping(damping, hessian_damping)
+    eigenvalues, modes, amplitudes = _modes(kernel, residual)
+    _check_spectrum(eigenvalues)
+    zero, friction = torch.zeros_like(eigenvalues), damping + hessian_damping * eigenvalues
+    motion = torch.stack(
+        [torch.stack([zero, zero + 1], -1), torch.stack([-eigenvalues, -friction], -1)], -2
+    )
+    # The exponential of a matrix, and not the roots' formula, which divides by their difference.
+    place, speed = torch.linalg.matrix_exp(times[:, None, None, None] * motion)[..., 0].unbind(-1)
+    place, speed = place * amplitudes, speed * amplitudes
+    energy = (place.square() + speed.square() / eigenvalues).sum(-1) / 2
+    return place @ modes.mT, energy
+
+
+def amplification(
+    eigenvalues: Tensor, *, step: float, damping: float, hessian_damping: float = 0.0
+) -> Tensor:
+    r"""The factor by which `Inertia` multiplies a mode in one step: the larger \|z\| with
+
+    .. math:: z^2 - \big(1 + a(1 - \beta h\mu) - a h^2\mu\big)\, z + a(1 - \beta h\mu) = 0, \qquad
+        a = \frac{1}{1 + \alpha h} .
+
+    Args:
+        eigenvalues: μ > 0, shape ``(*,)``.
+        step: h > 0.
+        damping: α ≥ 0.
+        hessian_damping: β ≥ 0.
+
+    Returns:
+        Factors, shape ``(*,)``; the mode is stable when its factor is below one.
+
+    Raises:
+        ValueError: for arguments outside these ranges.
+
+    Example:
+        >>> import torch
+        >>> amplification(torch.tensor([1.0, 5.0]), step=1.0, damping=0.0) > 1
+        tensor([False,  True])
+    """
+    _check_spectrum(eigenvalues)
+    check_positive("step", step)
+    check_damping(damping, hessian_damping)
+    product = (1 - hessian_damping * step * eigenvalues) / (1 + damping * step)
+    half_sum = (1 + product - step**2 * eigenvalues / (1 + damping * step)) / 2
+    gap = torch.sqrt((half_sum**2 - product).to(half_sum.dtype.to_complex()))
+    return torch.maximum((half_sum + gap).abs(), (half_sum - gap).abs())
+
+
+def largest_step(largest: float, *, damping: float, hessian_damping: float = 0.0) -> float:
+    r"""The stability bound of `Inertia`: the h at which the stiffest mode stops to decay,
+
+    .. math:: h^2\mu + 2\beta h\mu < 4 + 2\alpha h .
+
+    Args:
+        largest: μ = μ_max > 0, the largest eigenvalue of the kernel.
+        damping: α ≥ 0.
+        hessian_damping: β ≥ 0.
+
+    Returns:
+        The h with equality. For every smaller h > 0 and every eigenvalue up to μ, a positive
+        damping makes the mode decay.
+
+    Raises:
+        ValueError: for arguments outside these ranges.
+
+    Example:
+        >>> largest_step(1.0, damping=0.0)
+        2.0
+    """
+    check_positive("largest", largest)
+    check_damping(damping, hessian_damping)
+    half = damping - hessian_damping * largest
+    root = math.sqrt(half**2 + 4 * largest)
+    # Of the two forms of the root, the one without a difference of nearly equal numbers.
+    return (half + root) / largest if half >= 0 else 4 / (root - half)
+
+
+def check_damping(damping: float, hessian_damping: float) -> None:
+    """Raise unless both dampings are finite and not negative."""
+    check_not_negative("damping", damping)
+    check_not_negative("hessian_damping", hessian_damping)
+
+
+def _check_spectrum(eigenvalues: Tensor) -> None:
+    check_float_tensor("eigenvalues", eigenvalues)
+    if not (eigenvalues > 0).all():
+        raise ValueError(f"eigenvalues must be > 0, got {eigenvalues.min().item():.3g}")
+
+
+def _modes(kernel: Tensor, residual: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Eigenvalues and eigenvectors of the kernel, and the residual in their basis."""
+    check_float_tensor("kernel", kernel)
+    square = kernel.ndim == 2 and kernel.shape[0] == kernel.shape[1]
+    if not (square and torch.allclose(kernel, kernel.mT)):
+        raise ValueError(f"kernel must be a symmetric matrix, got shape {tuple(kernel.shape)}")
+    check_points("residual", residual, len(kernel), like=kernel)
+    eigenvalues, modes = torch.linalg.eigh(kernel)
+    return eigenvalues, modes, residual @ modes
