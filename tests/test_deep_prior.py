@@ -1,36 +1,16 @@
-"""The network and its kernel by automatic differentiation and in the mean; fits and their stops."""
+"""The network of a deep prior, by automatic differentiation and in the mean."""
 
 from __future__ import annotations
-
-from itertools import islice
 
 import pytest
 import torch
 
-from invbayes import (
-    DataMisfit,
-    DeepPrior,
-    LinearProblem,
-    NotConverged,
-    TrainingDiverged,
-    fit_observation,
-    iterates,
-)
-from tests.conftest import assert_mean_close, random_operator
+from invbayes import DeepPrior
+from tests.conftest import assert_mean_close
 
 
 def seeded(seed):
     return torch.Generator().manual_seed(seed)
-
-
-@pytest.fixture
-def problem(generator):
-    return LinearProblem(random_operator(4, 6, 4, generator), noise_std=0.1)
-
-
-@pytest.fixture
-def y(problem, generator):
-    return problem.observe(torch.ones(6).double(), generator=generator)
 
 
 def decoder(seed=5):
@@ -87,90 +67,6 @@ def test_the_zero_start_vanishes_and_keeps_its_kernel():
     assert net.kernel().trace() > 0.1
 
 
-@EVERY_KIND
-def test_the_gradient_of_the_misfit(options, problem, y):
-    net = DeepPrior(6, 8, generator=seeded(0), **options)
-    misfit = DataMisfit(net, problem, y)
-    weights = torch.randn(3, *net.weight.shape, generator=seeded(1), dtype=torch.float64)
-    losses = misfit(weights.requires_grad_())
-    (expected,) = torch.autograd.grad(losses.sum(), weights)
-    torch.testing.assert_close(misfit.gradient(weights.detach()), expected)
-    one = net.output(weights[1])
-    torch.testing.assert_close(losses[1], (problem.apply(one) - y).square().sum() / 2)
-    torch.testing.assert_close(misfit.residual(weights[1]), problem.apply(one) - y)
-
-
-def test_only_the_product_with_the_input_matters(problem, y):
-    """Gradient descent on a matrix W is gradient descent on the vector W u."""
-    wide = DeepPrior(6, 30, input_dim=7, generator=seeded(0))
-    narrow = DeepPrior(6, 30, generator=seeded(0))
-    narrow.output_weight.copy_(wide.output_weight)
-    sign = narrow.input.item()
-    narrow.weight.data = (wide.weight.detach() @ wide.input)[:, None] * sign
-    runs = [
-        islice(iterates(net, problem, y, torch.optim.SGD(net.parameters(), lr=0.3)), 40)
-        for net in (wide, narrow)
-    ]
-    for one, other in zip(*runs, strict=True):
-        torch.testing.assert_close(one.reconstruction, other.reconstruction)
-
-
-def test_iterates_follow_the_optimiser(problem, y):
-    net, twin = (DeepPrior(6, 20, generator=seeded(0)) for _ in range(2))
-    run = iterates(net, problem, y, torch.optim.SGD(net.parameters(), lr=0.3))
-    optimizer = torch.optim.SGD(twin.parameters(), lr=0.3)
-    for found in islice(run, 5):
-        residual = problem.apply(twin()) - y
-        torch.testing.assert_close(found.reconstruction, twin().detach())
-        assert found.residual == pytest.approx(residual.norm().item())
-        optimizer.zero_grad()
-        (residual.square().sum() / 2).backward()
-        optimizer.step()
-
-
-def test_the_fit_stops_at_the_first_iterate_below_the_threshold(problem, y):
-    def path(**options):
-        net = DeepPrior(6, 50, generator=seeded(0))
-        descent = torch.optim.SGD(net.parameters(), lr=0.3)
-        return net, fit_observation(net, problem, y, descent, **options)
-
-    for options, goal in ({}, 0.1 * 4**0.5), ({"until": 1e-6}, 1e-6):
-        net, found = path(**options)
-        assert found[-1].residual <= goal < found[-2].residual
-        torch.testing.assert_close(net().detach(), found[-1].reconstruction)
-    with pytest.raises(NotConverged, match="after 3 steps") as raised:
-        path(until=1e-6, max_steps=3)
-    assert raised.value.steps == 3
-    assert raised.value.bound == pytest.approx(path()[1][3].residual)
-
-
-def test_a_start_below_the_threshold_takes_no_step(problem, y):
-    net = DeepPrior(6, 50, generator=seeded(0))
-    before = net.weight.detach().clone()
-    descent = torch.optim.SGD(net.parameters(), lr=0.3)
-    assert len(fit_observation(net, problem, y, descent, until=1e3, max_steps=1)) == 1
-    assert torch.equal(net.weight, before)
-
-
-def test_a_fit_that_diverges_raises(problem, y):
-    net = DeepPrior(6, 50, generator=seeded(0))
-    with torch.no_grad():
-        net.weight[0] = float("inf")
-        net.output_weight[0, 0] = float("inf")
-    descent = torch.optim.SGD(net.parameters(), lr=0.3)
-    with pytest.raises(TrainingDiverged) as raised:
-        fit_observation(net, problem, y, descent)
-    assert raised.value.step == 0
-
-
-def test_single_precision_stays_single(problem, y):
-    single = LinearProblem(problem.operator.float(), 0.1)
-    net = DeepPrior(6, 20, decoder=decoder(), dtype=torch.float32, generator=seeded(0))
-    descent = torch.optim.SGD(net.parameters(), lr=0.1)
-    last = list(islice(iterates(net, single, y.float(), descent), 3))[-1]
-    assert last.reconstruction.dtype == net.kernel().dtype == torch.float32
-
-
 @pytest.mark.parametrize(
     ("options", "name"),
     [
@@ -180,6 +76,7 @@ def test_single_precision_stays_single(problem, y):
         ({"input_dim": -1}, "input_dim"),
         ({"decoder": torch.ones(5, 3)}, "decoder"),
         ({"decoder": torch.ones(6)}, "decoder"),
+        ({"decoder": torch.ones(6, 0)}, "decoder"),
         ({"decoder": torch.ones(6, 3) * torch.nan}, "decoder"),
     ],
 )
@@ -188,22 +85,10 @@ def test_bad_sizes_name_the_argument(options, name):
         DeepPrior(**{"dim": 6, "width": 8, **options})
 
 
-@pytest.mark.parametrize(
-    ("change", "name"),
-    [
-        ({"y": torch.ones(5).double()}, "y"),
-        ({"y": torch.ones(1, 4).double()}, "y"),
-        ({"y": torch.ones(4)}, "y"),
-        ({"y": torch.full((4,), torch.nan).double()}, "y"),
-        ({"net": DeepPrior(5, 8, generator=seeded(0))}, "net"),
-        ({"net": DeepPrior(6, 8, dtype=torch.float32, generator=seeded(0))}, "net"),
-        ({"until": 0.0}, "until"),
-        ({"max_steps": 0}, "max_steps"),
-    ],
-)
-def test_bad_observations_name_the_argument(change, name, problem, y):
-    arguments = {"net": DeepPrior(6, 8, generator=seeded(0)), "y": y, **change}
-    net, y, rest = arguments.pop("net"), arguments.pop("y"), arguments
-    descent = torch.optim.SGD(net.parameters(), lr=0.1)
-    with pytest.raises(ValueError, match=f"^{name} must"):
-        fit_observation(net, problem, y, descent, **rest)
+def test_the_decoder_is_a_copy():
+    own = decoder()
+    net = DeepPrior(6, 8, decoder=own.requires_grad_(), generator=seeded(0))
+    before = net.kernel()
+    own.detach().zero_()
+    assert torch.equal(net.kernel(), before)
+    assert not before.requires_grad

@@ -7,9 +7,13 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
-from invbayes import NotConverged
-from invbayes.inertia import gradient_flow, inertial_flow
-from invbayes.linearised import linearised_gradient_flow, linearised_inertia
+from invbayes import (
+    NotConverged,
+    gradient_flow,
+    inertial_flow,
+    linearised_gradient_flow,
+    linearised_inertia,
+)
 
 TIMES = torch.linspace(0, 6, 13).double()
 
@@ -111,7 +115,7 @@ def test_parameters_may_have_any_shape():
 
 
 def test_a_flow_that_blows_up_raises():
-    with pytest.raises(NotConverged, match="stopped at t"):
+    with pytest.raises(NotConverged, match="stopped after t"):
         gradient_flow(lambda theta: -(theta**2), torch.ones(1).double(), TIMES)
 
 
@@ -119,7 +123,7 @@ def test_a_gradient_that_becomes_nan_raises():
     def broken(theta):
         return torch.where(theta > 0.5, theta, torch.nan)
 
-    with pytest.raises(NotConverged, match="stopped at t"):
+    with pytest.raises(NotConverged, match="stopped after t"):
         gradient_flow(broken, torch.ones(1).double(), TIMES)
 
 
@@ -137,6 +141,7 @@ def test_a_gradient_that_becomes_nan_raises():
         ({"rtol": 0.0}, "rtol"),
         ({"atol": -1.0}, "atol"),
         ({"gradient": lambda theta: theta[:1]}, r"gradient\(start\)"),
+        ({"gradient": lambda theta: theta.float()}, r"gradient\(start\)"),
         ({"gradient": lambda theta: theta * torch.nan}, r"gradient\(start\)"),
     ],
 )

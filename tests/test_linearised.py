@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 
-from invbayes.linearised import (
+from invbayes import (
     amplification,
     decay_rate,
     largest_step,
@@ -108,6 +108,21 @@ def test_inertia_with_a_frozen_kernel_solves_its_equation(generator, alpha, beta
     torch.testing.assert_close(got[1], energy, atol=1e-9, rtol=0)
 
 
+def test_a_kernel_that_is_symmetric_up_to_rounding_is_taken(generator):
+    factor = torch.randn(30, 20, generator=generator)
+    weights = torch.randn(20, 20, generator=generator)
+    kernel = factor @ (weights @ weights.mT) @ factor.mT
+    assert not torch.allclose(kernel, kernel.mT)
+    linearised_gradient_flow(kernel, torch.ones(30), ONE)
+
+
+@pytest.mark.parametrize("size", [1e3, 1e4])
+def test_single_precision_is_as_good_as_its_dtype(size):
+    """A long time and a strong damping: exp(−t/α), far from where the exponential starts."""
+    place, _ = linearised_inertia(torch.eye(1), ONE, size * ONE, damping=size)
+    assert place.item() == pytest.approx(math.exp(-1), rel=1e-5)
+
+
 @given(mu=eigenvalues, h=st.floats(0.01, 4), alpha=dampings, beta=dampings)
 def test_the_amplification_is_the_spectral_radius_of_a_step(mu, h, alpha, beta):
     radius = torch.linalg.eigvals(step_matrix(mu, h, alpha, beta)).abs().max()
@@ -129,6 +144,7 @@ def test_the_largest_step_is_where_stability_ends(mu, alpha, beta):
 
 
 ONE = torch.ones(1)
+SKEWED = torch.tensor([[1.0, 2.0], [0.0, 1.0]])
 
 
 @pytest.mark.parametrize(
@@ -149,8 +165,14 @@ ONE = torch.ones(1)
         (lambda: linearised_gradient_flow(torch.ones(2, 3), ONE, ONE), "kernel"),
         (lambda: linearised_gradient_flow(torch.eye(2), ONE, ONE), "residual"),
         (lambda: linearised_gradient_flow(torch.eye(1), ONE * float("nan"), ONE), "residual"),
-        (lambda: linearised_gradient_flow(torch.tensor([[1.0, 2], [0, 1]]), ONE, ONE), "kernel"),
-        (lambda: linearised_inertia(-torch.eye(1), ONE, ONE, damping=1.0), "eigenvalues"),
+        (lambda: linearised_gradient_flow(SKEWED, torch.ones(2), ONE), "kernel"),
+        (lambda: linearised_inertia(-torch.eye(1), ONE, ONE, damping=1.0), "kernel"),
+        (lambda: decay_rate(torch.ones(0), damping=1.0), "eigenvalues"),
+        (lambda: linearised_gradient_flow(torch.eye(2), torch.eye(2), ONE), "residual"),
+        (lambda: linearised_gradient_flow(torch.eye(1), ONE, ONE * float("nan")), "times"),
+        (lambda: linearised_gradient_flow(torch.eye(1), ONE, torch.ones(1, 1)), "times"),
+        (lambda: linearised_inertia(torch.eye(1), ONE, ONE.double(), damping=1.0), "times"),
+        (lambda: linearised_gradient_flow(SKEWED * 1e-9, torch.ones(2), ONE), "kernel"),
         (lambda: linearised_inertia(torch.eye(1), ONE, ONE, damping=-1.0), "damping"),
     ],
 )

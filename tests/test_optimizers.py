@@ -11,16 +11,16 @@ import torch
 from torch import nn
 
 from invbayes import (
+    AdaptiveInertia,
     Approximation,
+    Inertia,
     InvertibleResNet,
     LinearProblem,
-    NotConverged,
     fresh_samples,
+    largest_step,
     train,
 )
 from invbayes.examples import two_blobs
-from invbayes.linearised import largest_step
-from invbayes.optimizers import AdaptiveInertia, Inertia
 
 SPECTRUM = torch.tensor([0.01, 0.1, 0.5, 1.0]).double()
 
@@ -165,83 +165,14 @@ def test_a_saved_state_goes_on_where_it_was(make):
     assert torch.equal(run(optimizer, parameters, 5), run(other, copies, 5))
 
 
-def test_the_adaptive_step_obeys_its_rules():
-    """Λ(h² + 2βh) = 2 + αh; refusals double Λ; Λ never passes twice the true curvature."""
-    parameters, alpha, beta = two_parameters(), 0.4, 0.3
-    optimizer = AdaptiveInertia(parameters, damping=alpha, hessian_damping=beta, curvature=1e-3)
-    closure = quadratic(parameters, optimizer)
-    group = optimizer.param_groups[0]
-    for _ in range(200):
-        before, calls = group["curvature"], max(optimizer.evaluations, 1)
-        theta = torch.cat([p.detach().flatten() for p in parameters])
-        w = optimizer.state[parameters[0]].get("w", beta * SPECTRUM * theta)
-        optimizer.step(closure)
-        used = group["curvature"] / 0.98
-        refusals = optimizer.evaluations - calls - 1
-        assert used == pytest.approx(before * 2**refusals)
-        assert used <= 2
-        roots = torch.tensor([used, 2 * beta * used - alpha, -2.0], dtype=torch.float64)
-        h = ((-roots[1] + (roots[1] ** 2 - 4 * roots[0] * roots[2]).sqrt()) / (2 * used)).item()
-        slope = SPECTRUM * theta
-        w = (w + h * (alpha * beta - 1) * slope) / (1 + alpha * h)
-        moved = torch.cat([p.detach().flatten() for p in parameters])
-        torch.testing.assert_close(moved, theta + h * (w - beta * slope), atol=1e-12, rtol=0)
-    assert moved.abs().max() < 1e-4
-
-
-def test_the_adaptive_step_evaluates_anew_when_the_parameters_were_changed():
-    parameters = two_parameters()
-    optimizer = AdaptiveInertia(parameters, damping=1.0)
-    closure = quadratic(parameters, optimizer)
-    optimizer.step(closure)
-    with torch.no_grad():
-        parameters[0].fill_(3.0)
-    expected = closure().item()
-    assert optimizer.step(closure).item() == pytest.approx(expected)
-
-
-def test_the_adaptive_step_converges_on_a_loss_with_a_positive_floor():
-    """At the minimum the loss differs by rounding only; that must not shrink the step."""
-    theta = nn.Parameter(torch.ones(3).double())
-    optimizer = AdaptiveInertia([theta], damping=1.0)
-
-    def closure():
-        optimizer.zero_grad()
-        loss = 5 + theta.square().sum()
-        loss.backward()
-        return loss
-
-    for _ in range(400):
-        optimizer.step(closure)
-    assert theta.abs().max() < 1e-7
-    assert optimizer.param_groups[0]["curvature"] < 10
-
-
-@pytest.mark.parametrize("factor", [-1.0, float("nan")])
-def test_a_wrong_gradient_raises_and_leaves_the_parameters(factor):
-    theta = nn.Parameter(torch.ones(2).double())
-    optimizer = AdaptiveInertia([theta], damping=1.0)
-
-    def closure():
-        theta.grad = factor * theta.detach()
-        return theta.square().sum() / 2
-
-    with pytest.raises(NotConverged, match="adaptive step was refused"):
-        optimizer.step(closure)
-    assert theta.detach().eq(1).all()
-
-
 @pytest.mark.parametrize(
     ("make", "name"),
     [
         (lambda p: Inertia(p, lr=0.0, damping=1.0), "lr"),
         (lambda p: Inertia(p, lr=1.0, damping=-1.0), "damping"),
         (lambda p: Inertia(p, lr=1.0, damping=1.0, hessian_damping=-1.0), "hessian_damping"),
-        (lambda p: Inertia(p, lr=1.0, damping=1.0, largest_eigenvalue=0.0), "largest"),
-        (lambda p: AdaptiveInertia(p, damping=-1.0), "damping"),
-        (lambda p: AdaptiveInertia(p, damping=1.0, hessian_damping=-1.0), "hessian_damping"),
-        (lambda p: AdaptiveInertia(p, damping=1.0, curvature=0.0), "curvature"),
-        (lambda p: AdaptiveInertia([{"params": p[:1]}, {"params": p[1:]}], damping=1.0), "params"),
+        (lambda p: Inertia(p, lr=1.0, damping=1.0, largest_eigenvalue=0.0), "largest_eigenvalue"),
+        (lambda p: Inertia([{"params": p, "lr": -1.0}], lr=1.0, damping=1.0), "lr"),
     ],
 )
 def test_bad_input_names_the_argument(make, name):

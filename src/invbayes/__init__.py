@@ -1,5 +1,6 @@
 """Invertible networks as Bayesian point estimators: the package behind the book."""
 
+from invbayes.adaptive_optimizer import AdaptiveInertia
 from invbayes.contraction import fixed_point
 from invbayes.deep_prior import DeepPrior
 from invbayes.errors import NotConverged, TiedModes, TrainingDiverged
@@ -13,9 +14,7 @@ from invbayes.estimators import (
 from invbayes.inertia import Trajectory, gradient_flow, inertial_flow
 from invbayes.iresnet import InvertibleResNet
 from invbayes.linearised import (
-    amplification,
     decay_rate,
-    largest_step,
     linearised_gradient_flow,
     linearised_inertia,
     mode_roots,
@@ -32,11 +31,12 @@ from invbayes.objectives import (
     posterior_metric,
 )
 from invbayes.observation_fit import DataMisfit, Iterate, fit_observation, iterates
-from invbayes.optimizers import AdaptiveInertia, Inertia
+from invbayes.optimizers import Inertia
 from invbayes.posteriors import data_density, normal_data_density, posterior
 from invbayes.problems import LinearProblem
 from invbayes.pushforward import pushforward_log_prob, pushforward_score
 from invbayes.samplers import fixed_samples, fresh_samples, quasi_samples
+from invbayes.stability import amplification, largest_step
 from invbayes.stochastic import hutchinson_divergence, log_det_series, truncation_bound
 from invbayes.training import TrainingRecord, fit, train
 

@@ -96,7 +96,7 @@ class DeepPrior(nn.Module):
 
         .. math:: M = \partial_W g\, (\partial_W g)^* = \tfrac1k\, D V \,\mathrm{diag}\big(\tanh'(W u)\big)^2\, V^* D^* .
         """
-        root = self._decode((self.output_weight * self._slopes(self.weight)).mT)
+        root = self._decode((self.output_weight * self._slopes(self.weight.detach())).mT)
         return root.mT @ root
 
     def limit_kernel(self) -> Tensor:
@@ -113,7 +113,7 @@ class DeepPrior(nn.Module):
         return (codes @ self.output_weight * self._slopes(weight))[..., None] * self.input
 
     def _slopes(self, weight: Tensor) -> Tensor:
-        return 1 - torch.tanh(weight.detach() @ self.input).square()
+        return 1 - torch.tanh(weight @ self.input).square()
 
     def _decode(self, codes: Tensor) -> Tensor:
         """D applied to rows of codes."""
@@ -124,6 +124,6 @@ def _check_decoder(decoder: Tensor | None, dim: int, dtype: torch.dtype) -> Tens
     if decoder is None:
         return None
     check_float_tensor("decoder", decoder)
-    if decoder.ndim != 2 or len(decoder) != dim:
+    if decoder.ndim != 2 or len(decoder) != dim or not decoder.numel():
         raise ValueError(f"decoder must have shape ({dim}, r), got {tuple(decoder.shape)}")
-    return decoder.to(dtype)
+    return decoder.detach().to(dtype, copy=True)

@@ -43,7 +43,7 @@ def gradient_flow(
 
     Args:
         gradient: ∇L, from θ of any shape to a tensor of the same shape.
-        start: θ₀, in double precision.
+        start: θ₀, in double precision, on the CPU.
         times: increasing, from 0 on, shape ``(T,)``.
         rtol: the relative tolerance of the solver, DOP853 of `scipy.integrate.solve_ivp`.
         atol: its absolute tolerance.
@@ -61,7 +61,7 @@ def gradient_flow(
     """
     _check_start(gradient, start)
     path = _integrate(lambda theta: -gradient(theta), start, times, rtol, atol)
-    return Trajectory(path, torch.stack([-gradient(theta) for theta in path]))
+    return Trajectory(path, torch.stack([-gradient(theta).detach() for theta in path]))
 
 
 def inertial_flow(
@@ -87,7 +87,7 @@ def inertial_flow(
 
     Args:
         gradient: ∇L, from θ of any shape to a tensor of the same shape.
-        start: θ₀, in double precision.
+        start: θ₀, in double precision, on the CPU.
         times: increasing, from 0 on, shape ``(T,)``.
         damping: α ≥ 0, viscous.
         hessian_damping: β ≥ 0, Hessian-driven.
@@ -120,7 +120,7 @@ def inertial_flow(
 
     first = torch.stack([start, hessian_damping * first_slope])
     path = _integrate(field, first, times, rtol, atol)
-    slopes = torch.stack([gradient(theta) for theta in path[:, 0]])
+    slopes = torch.stack([gradient(theta).detach() for theta in path[:, 0]])
     return Trajectory(path[:, 0], path[:, 1] - hessian_damping * slopes)
 
 
@@ -138,13 +138,13 @@ def _integrate(field: Gradient, start: Tensor, times: Tensor, rtol: float, atol:
         (0.0, times[-1].item()),
         start.detach().numpy().ravel(),
         method="DOP853",
-        t_eval=times.numpy(),
+        t_eval=times.detach().numpy(),
         rtol=rtol,
         atol=atol,
     )
     if not found.success:
         raise NotConverged(
-            f"the flow stopped at t = {found.t[-1] if len(found.t) else 0.0:.3g}: {found.message}",
+            f"the flow stopped after t = {found.t[-1]:.3g}: {found.message}",
             steps=found.nfev,
             bound=float("inf"),
         )
@@ -154,14 +154,16 @@ def _integrate(field: Gradient, start: Tensor, times: Tensor, rtol: float, atol:
 def _check_start(gradient: Gradient, start: Tensor) -> Tensor:
     """The gradient at the start, which must be a finite tensor like it."""
     check_float_tensor("start", start)
-    if start.dtype != torch.float64:
-        raise ValueError(f"start must be in double precision, got {start.dtype}")
+    if start.dtype != torch.float64 or start.device.type != "cpu":
+        raise ValueError(
+            f"start must be in double precision on the CPU, got {start.dtype} on {start.device}"
+        )
     slope = gradient(start)
     check_float_tensor("gradient(start)", slope)
-    if slope.shape != start.shape:
+    if slope.shape != start.shape or slope.dtype != start.dtype:
         raise ValueError(
-            f"gradient(start) must have the shape of start, {tuple(start.shape)}, "
-            f"got {tuple(slope.shape)}"
+            f"gradient(start) must have the shape and dtype of start, {tuple(start.shape)} and "
+            f"{start.dtype}, got {tuple(slope.shape)} and {slope.dtype}"
         )
     return slope
 
@@ -169,4 +171,7 @@ def _check_start(gradient: Gradient, start: Tensor) -> Tensor:
 def _check_times(times: Tensor) -> None:
     check_float_tensor("times", times)
     if times.ndim != 1 or len(times) < 2 or times[0] != 0 or not (times.diff() > 0).all():
-        raise ValueError("times must be a vector that starts at 0 and increases")
+        raise ValueError(
+            "times must be a vector of at least two times that starts at 0 and increases, "
+            f"got shape {tuple(times.shape)}"
+        )

@@ -1,4 +1,4 @@
-"""What the linearised dynamics predict: modes, rates, optimal damping, the largest stable step."""
+"""What the linearised dynamics predict: modes, rates, the optimal damping, the residual."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def mode_roots(eigenvalues: Tensor, *, damping: float, hessian_damping: float = 
         >>> mode_roots(torch.tensor([0.09]), damping=1.0).real
         tensor([[-0.1000, -0.9000]])
     """
-    _check_spectrum(eigenvalues)
+    check_spectrum(eigenvalues)
     check_damping(damping, hessian_damping)
     half = (damping + hessian_damping * eigenvalues) / 2
     gap = torch.sqrt((half**2 - eigenvalues).to(half.dtype.to_complex()))
@@ -111,6 +111,7 @@ def linearised_gradient_flow(kernel: Tensor, residual: Tensor, times: Tensor) ->
         tensor([[0.3679]])
     """
     eigenvalues, modes, amplitudes = _modes(kernel, residual)
+    _check_times(times, kernel)
     return (torch.exp(-times[:, None] * eigenvalues) * amplitudes) @ modes.mT
 
 
@@ -151,79 +152,21 @@ def linearised_inertia(
     """
     check_damping(damping, hessian_damping)
     eigenvalues, modes, amplitudes = _modes(kernel, residual)
-    _check_spectrum(eigenvalues)
+    _check_times(times, kernel)
+    if not eigenvalues[0] > 0:
+        came = f"{eigenvalues[0].item():.3g}"
+        raise ValueError(f"kernel must be positive definite, got the eigenvalue {came}")
     zero, friction = torch.zeros_like(eigenvalues), damping + hessian_damping * eigenvalues
     motion = torch.stack(
         [torch.stack([zero, zero + 1], -1), torch.stack([-eigenvalues, -friction], -1)], -2
     )
     # The exponential of a matrix, and not the roots' formula, which divides by their difference.
-    place, speed = torch.linalg.matrix_exp(times[:, None, None, None] * motion)[..., 0].unbind(-1)
+    # Always in double: it is squared many times.
+    growth = torch.linalg.matrix_exp((times[:, None, None, None] * motion).double())
+    place, speed = growth[..., 0].to(kernel).unbind(-1)
     place, speed = place * amplitudes, speed * amplitudes
     energy = (place.square() + speed.square() / eigenvalues).sum(-1) / 2
     return place @ modes.mT, energy
-
-
-def amplification(
-    eigenvalues: Tensor, *, step: float, damping: float, hessian_damping: float = 0.0
-) -> Tensor:
-    r"""The factor by which `Inertia` multiplies a mode in one step: the larger \|z\| with
-
-    .. math:: z^2 - \big(1 + a(1 - \beta h\mu) - a h^2\mu\big)\, z + a(1 - \beta h\mu) = 0, \qquad
-        a = \frac{1}{1 + \alpha h} .
-
-    Args:
-        eigenvalues: μ > 0, shape ``(*,)``.
-        step: h > 0.
-        damping: α ≥ 0.
-        hessian_damping: β ≥ 0.
-
-    Returns:
-        Factors, shape ``(*,)``; the mode is stable when its factor is below one.
-
-    Raises:
-        ValueError: for arguments outside these ranges.
-
-    Example:
-        >>> import torch
-        >>> amplification(torch.tensor([1.0, 5.0]), step=1.0, damping=0.0) > 1
-        tensor([False,  True])
-    """
-    _check_spectrum(eigenvalues)
-    check_positive("step", step)
-    check_damping(damping, hessian_damping)
-    product = (1 - hessian_damping * step * eigenvalues) / (1 + damping * step)
-    half_sum = (1 + product - step**2 * eigenvalues / (1 + damping * step)) / 2
-    gap = torch.sqrt((half_sum**2 - product).to(half_sum.dtype.to_complex()))
-    return torch.maximum((half_sum + gap).abs(), (half_sum - gap).abs())
-
-
-def largest_step(largest: float, *, damping: float, hessian_damping: float = 0.0) -> float:
-    r"""The stability bound of `Inertia`: the h at which the stiffest mode stops to decay,
-
-    .. math:: h^2\mu + 2\beta h\mu < 4 + 2\alpha h .
-
-    Args:
-        largest: μ = μ_max > 0, the largest eigenvalue of the kernel.
-        damping: α ≥ 0.
-        hessian_damping: β ≥ 0.
-
-    Returns:
-        The h with equality. For every smaller h > 0 and every eigenvalue up to μ, a positive
-        damping makes the mode decay.
-
-    Raises:
-        ValueError: for arguments outside these ranges.
-
-    Example:
-        >>> largest_step(1.0, damping=0.0)
-        2.0
-    """
-    check_positive("largest", largest)
-    check_damping(damping, hessian_damping)
-    half = damping - hessian_damping * largest
-    root = math.sqrt(half**2 + 4 * largest)
-    # Of the two forms of the root, the one without a difference of nearly equal numbers.
-    return (half + root) / largest if half >= 0 else 4 / (root - half)
 
 
 def check_damping(damping: float, hessian_damping: float) -> None:
@@ -232,8 +175,11 @@ def check_damping(damping: float, hessian_damping: float) -> None:
     check_not_negative("hessian_damping", hessian_damping)
 
 
-def _check_spectrum(eigenvalues: Tensor) -> None:
+def check_spectrum(eigenvalues: Tensor) -> None:
+    """Raise unless there are eigenvalues, all finite and above zero."""
     check_float_tensor("eigenvalues", eigenvalues)
+    if not eigenvalues.numel():
+        raise ValueError("eigenvalues must not be empty")
     if not (eigenvalues > 0).all():
         raise ValueError(f"eigenvalues must be > 0, got {eigenvalues.min().item():.3g}")
 
@@ -241,9 +187,23 @@ def _check_spectrum(eigenvalues: Tensor) -> None:
 def _modes(kernel: Tensor, residual: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Eigenvalues and eigenvectors of the kernel, and the residual in their basis."""
     check_float_tensor("kernel", kernel)
-    square = kernel.ndim == 2 and kernel.shape[0] == kernel.shape[1]
-    if not (square and torch.allclose(kernel, kernel.mT)):
-        raise ValueError(f"kernel must be a symmetric matrix, got shape {tuple(kernel.shape)}")
+    if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1] or not len(kernel):
+        raise ValueError(f"kernel must have shape (m, m), got {tuple(kernel.shape)}")
+    # Relative to the largest entry: a product like A M Aᵀ is symmetric up to its rounding only.
+    skew, size = (kernel - kernel.mT).abs().max(), kernel.abs().max()
+    if skew > torch.finfo(kernel.dtype).eps ** 0.5 * size:
+        raise ValueError(f"kernel must be symmetric, got entries that differ by {skew.item():.3g}")
     check_points("residual", residual, len(kernel), like=kernel)
+    if residual.ndim != 1:
+        raise ValueError(f"residual must have shape (m,), got {tuple(residual.shape)}")
     eigenvalues, modes = torch.linalg.eigh(kernel)
     return eigenvalues, modes, residual @ modes
+
+
+def _check_times(times: Tensor, like: Tensor) -> None:
+    check_float_tensor("times", times)
+    if times.ndim != 1 or times.dtype.itemsize > like.dtype.itemsize:
+        raise ValueError(
+            f"times must have shape (T,) and no more precision than {like.dtype}, "
+            f"got {tuple(times.shape)} and {times.dtype}"
+        )

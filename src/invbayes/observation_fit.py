@@ -61,9 +61,8 @@ class DataMisfit:
         return self.net.output(weight) @ self.problem.operator.mT - self.y
 
     def gradient(self, weight: Tensor) -> Tensor:
-        """∇L(W), of the shape of W. Carries no graph of its own."""
-        with torch.no_grad():
-            return self.net.pull_back(weight, self.residual(weight) @ self.problem.operator)
+        """∇L(W), of the shape of W; itself differentiable."""
+        return self.net.pull_back(weight, self.residual(weight) @ self.problem.operator)
 
 
 class Iterate(NamedTuple):
@@ -108,8 +107,9 @@ def iterates(
     misfit = DataMisfit(net, problem, y)
 
     def closure() -> Tensor:
-        net.weight.grad = misfit.gradient(net.weight)
-        return misfit(net.weight.detach())
+        weight = net.weight.detach()
+        net.weight.grad = misfit.gradient(weight)
+        return misfit(weight)
 
     for step in count():
         x = net().detach()
@@ -149,7 +149,8 @@ def fit_observation(
 
     Raises:
         ValueError: as `DataMisfit`, and for a threshold or number of steps that is not positive.
-        NotConverged: if the steps are used up; the network keeps its last parameters.
+        NotConverged: if the steps are used up, or as `AdaptiveInertia` does when ``until`` lies
+            below what the dtype can reach; the network keeps its last parameters.
         TrainingDiverged: as `iterates`.
 
     Source: the discrepancy principle is due to Morozov (1966).
@@ -166,9 +167,8 @@ def fit_observation(
     until = problem.noise_std * problem.data_dim**0.5 if until is None else until
     check_positive("until", until)
     check_count("max_steps", max_steps)
-    path = []
-    run = iterates(net, problem, y, optimizer)
-    for current in tqdm(islice(run, max_steps + 1), leave=False, disable=not progress):
+    path, run = [], islice(iterates(net, problem, y, optimizer), max_steps + 1)
+    for current in tqdm(run, leave=False) if progress else run:
         path.append(current)
         if current.residual <= until:
             return path

@@ -1,0 +1,74 @@
+"""When the steps of the inertial algorithm are stable, for a frozen kernel."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from invbayes._checks import check_positive
+from invbayes.linearised import check_damping, check_spectrum
+
+
+def amplification(
+    eigenvalues: Tensor, *, step: float, damping: float, hessian_damping: float = 0.0
+) -> Tensor:
+    r"""The factor by which `Inertia` multiplies a mode in one step: the larger \|z\| with
+
+    .. math:: z^2 - \big(1 + a(1 - \beta h\mu) - a h^2\mu\big)\, z + a(1 - \beta h\mu) = 0, \qquad
+        a = \frac{1}{1 + \alpha h} .
+
+    Args:
+        eigenvalues: μ > 0, shape ``(*,)``.
+        step: h > 0.
+        damping: α ≥ 0.
+        hessian_damping: β ≥ 0.
+
+    Returns:
+        Factors, shape ``(*,)``; the mode is stable when its factor is below one.
+
+    Raises:
+        ValueError: for arguments outside these ranges.
+
+    Example:
+        >>> import torch
+        >>> amplification(torch.tensor([1.0, 5.0]), step=1.0, damping=0.0) > 1
+        tensor([False,  True])
+    """
+    check_spectrum(eigenvalues)
+    check_positive("step", step)
+    check_damping(damping, hessian_damping)
+    product = (1 - hessian_damping * step * eigenvalues) / (1 + damping * step)
+    half_sum = (1 + product - step**2 * eigenvalues / (1 + damping * step)) / 2
+    gap = torch.sqrt((half_sum**2 - product).to(half_sum.dtype.to_complex()))
+    return torch.maximum((half_sum + gap).abs(), (half_sum - gap).abs())
+
+
+def largest_step(largest: float, *, damping: float, hessian_damping: float = 0.0) -> float:
+    r"""The stability bound of `Inertia`: the h at which the stiffest mode stops to decay,
+
+    .. math:: h^2\mu + 2\beta h\mu < 4 + 2\alpha h .
+
+    Args:
+        largest: μ = μ_max > 0, the largest eigenvalue of the kernel.
+        damping: α ≥ 0.
+        hessian_damping: β ≥ 0.
+
+    Returns:
+        The h with equality. For every smaller h > 0 and every eigenvalue up to μ, a positive
+        damping makes the mode decay.
+
+    Raises:
+        ValueError: for arguments outside these ranges.
+
+    Example:
+        >>> largest_step(1.0, damping=0.0)
+        2.0
+    """
+    check_positive("largest", largest)
+    check_damping(damping, hessian_damping)
+    half = damping - hessian_damping * largest
+    root = math.hypot(half, 2 * math.sqrt(largest))
+    # Of the two forms of the root, the one without a difference of nearly equal numbers.
+    return (half + root) / largest if half >= 0 else 4 / (root - half)
