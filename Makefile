@@ -6,7 +6,6 @@ BIN := $(VENV)/bin
 # PyTorch's own index has the small CPU build; empty this for a GPU (README). It is asked once, for
 # torch alone, so that a machine that cannot reach it loses a moment and takes the default build.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
-CHAPTERS := $(sort $(wildcard book/*.ipynb))
 HTML := _build/html
 
 .DEFAULT_GOAL := book
@@ -34,11 +33,12 @@ test: lint
 	$(BIN)/python -m pytest
 	$(MAKE) book
 
-# Run every chapter from top to bottom and store what it printed and drew.
+# Run every chapter from top to bottom, store what it printed and drew, and write what follows
+# from it: the picture on the front page, the run times, the page from equation to code.
 execute: $(VENV)/.installed
-	TQDM_DISABLE=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace \
-		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=300 $(CHAPTERS)
+	$(BIN)/python book/execute.py
 	$(BIN)/python book/cover.py
+	$(BIN)/python book/equations.py
 
 lab: $(VENV)/.installed
 	$(BIN)/jupyter lab book $(if $(filter 0,$(shell id -u)),--allow-root)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 from collections import Counter
 from pathlib import Path
 
 import nbformat
 import pytest
+import yaml
 
 import invbayes
 
@@ -118,6 +120,21 @@ def test_public_names_are_documented_and_listed():
     for name in invbayes.__all__:
         assert getattr(invbayes, name).__doc__
         assert re.search(rf":: {name}$", listed, re.MULTILINE), name
+
+
+def test_every_statement_leads_to_code_and_tests_that_exist():
+    """The stored pages are those that the chapters and `equations.yml` give now."""
+    spec = importlib.util.spec_from_file_location("equations", ROOT / "book" / "equations.py")
+    equations = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(equations)
+    listed = yaml.safe_load((ROOT / "book" / "equations.yml").read_text())
+    numbered = [statement.label for statement in equations.statements()]
+    assert [entry["label"] for entry in listed] == numbered
+    for path, text in equations.pages().items():
+        assert path.read_text() == text, f"{path.name} is stale: run book/equations.py"
+    for test in {test for entry in listed for test in entry["tests"]}:
+        path, name = test.split("::")
+        assert f"\ndef {name}(" in (ROOT / path).read_text(), test
 
 
 def test_the_readme_example_runs(capsys):

@@ -1,0 +1,136 @@
+"""Write the pages that lead from each numbered statement to its code and its test.
+
+Run by `make execute`. `equations.yml` says which function computes a statement and
+which test checks it; titles and equations are read from the chapters. The tests
+compare the stored pages with fresh ones; the build fails if a link leads nowhere.
+"""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import nbformat
+import yaml
+
+BOOK = Path(__file__).parent
+BLOCK = re.compile(
+    r"^(?P<fence>`{3,}|:{3,})\{prf:(?P<kind>\w+)\} (?P<title>.*?)\n"
+    r":label: (?P<label>\S+)\n(?P<body>.*?)^(?P=fence)$",
+    re.DOTALL | re.MULTILINE,
+)
+EQUATION = re.compile(r"^\s*:label: (eq-\S+)$", re.MULTILINE)
+
+INTRO = """\
+# From equation to code
+
+Every numbered statement of the book, the functions that compute it, and the tests
+that check it. The second column names the statement of the paper, arXiv 2510.26704,
+or for chapter 8 arXiv 2506.02986, where there is one."""
+
+HEAD = """\
+| Statement | Paper | Equations | Code | Checked by |
+|---|---|---|---|---|"""
+
+CHECKS = """\
+# The checks
+
+The tests that {doc}`from_equation_to_code` names, word for word. `make test`
+runs them, and many more. Helpers that several tests share stand in
+`tests/conftest.py`."""
+
+
+class Statement(NamedTuple):
+    """A numbered environment of a chapter, with the labels of its equations."""
+
+    chapter: str
+    label: str
+    title: str
+    equations: list[str]
+
+
+def statements() -> list[Statement]:
+    """All numbered environments, in the order of the book."""
+    found = []
+    for path in sorted(BOOK.glob("0*.ipynb")):
+        cells = nbformat.read(path, as_version=4).cells
+        text = "\n\n".join(c.source for c in cells if c.cell_type == "markdown")
+        for block in BLOCK.finditer(text):
+            equations = EQUATION.findall(block["body"])
+            title = block["title"].split(";")[
+                0
+            ]  # the paper has a column of its own
+            found.append(Statement(path.stem, block["label"], title, equations))
+    return found
+
+
+def role(name: str) -> str:
+    """A link to the reference: class, method or function."""
+    owner, last = name.split(".")[-2:]
+    inner = "meth" if owner[0].isupper() else "func"
+    return f"{{py:{'class' if last[0].isupper() else inner}}}`~{name}`"
+
+
+def target(test: str) -> str:
+    """The label under which a test stands on the page of checks."""
+    return "check-" + re.sub(r"[\W_]+", "-", test.removeprefix("tests/"))
+
+
+def spoken(test: str) -> str:
+    """A test's name in words."""
+    return test.split("::")[1].removeprefix("test_").replace("_", " ")
+
+
+def row(statement: Statement, entry: dict) -> str:
+    """One line of the table."""
+    checks = [
+        f"{{ref}}`{spoken(test)} <{target(test)}>`" for test in entry["tests"]
+    ]
+    cells = [
+        f"{{prf:ref}}`{statement.label}`: {statement.title}",
+        entry.get("paper", ""),
+        " ".join(f"{{eq}}`{label}`" for label in statement.equations),
+        " · ".join(map(role, entry["code"])),
+        " · ".join(checks) or entry["note"],
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def source(test: str) -> str:
+    """A test with its own source."""
+    path, name = test.split("::")
+    return f"""
+({target(test)})=
+## {spoken(test)}
+
+`{path}`
+
+```{{literalinclude}} ../{path}
+:pyobject: {name}
+```"""
+
+
+def pages() -> dict[Path, str]:
+    """The text of both pages."""
+    listed = yaml.safe_load((BOOK / "equations.yml").read_text())
+    entries = {entry["label"]: entry for entry in listed}
+    table, chapter = [INTRO], ""
+    for statement in statements():
+        if statement.chapter != chapter:
+            chapter = statement.chapter
+            table += ["", f"## {{doc}}`{chapter}`", "", HEAD]
+        table.append(row(statement, entries[statement.label]))
+    tests = sorted({test for entry in listed for test in entry["tests"]})
+    return {
+        BOOK / "from_equation_to_code.md": "\n".join(table) + "\n",
+        BOOK / "checks.md": "\n".join([CHECKS, *map(source, tests)]) + "\n",
+    }
+
+
+def main() -> None:
+    """Write both pages."""
+    for path, text in pages().items():
+        path.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
