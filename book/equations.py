@@ -6,11 +6,15 @@ compare the stored pages with fresh ones; the build fails if a link leads nowher
 """
 
 import re
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
 import nbformat
 import yaml
+
+import invbayes
+import invbayes.examples
 
 BOOK = Path(__file__).parent
 BLOCK = re.compile(
@@ -64,10 +68,14 @@ def statements() -> list[Statement]:
 
 
 def role(name: str) -> str:
-    """A link to the reference: class, method or function."""
-    owner, last = name.split(".")[-2:]
-    inner = "meth" if owner[0].isupper() else "func"
-    return f"{{py:{'class' if last[0].isupper() else inner}}}`~{name}`"
+    """A link to the reference."""
+    short = name.removeprefix("invbayes.")
+    found = attrgetter(short)(invbayes)
+    inner = isinstance(getattr(invbayes, short.split(".")[0]), type)
+    kind = {property: "attr", type: "class"}.get(
+        type(found), "meth" if inner else "func"
+    )
+    return f"{{py:{kind}}}`{short} <{name}>`"
 
 
 def target(test: str) -> str:
@@ -77,7 +85,7 @@ def target(test: str) -> str:
 
 def spoken(test: str) -> str:
     """A test's name in words."""
-    return test.split("::")[1].removeprefix("test_").replace("_", " ")
+    return test.split("::")[1].removeprefix("test_").replace("_", " ").capitalize()
 
 
 def row(statement: Statement, entry: dict) -> str:
@@ -117,7 +125,7 @@ def pages() -> dict[Path, str]:
     for statement in statements():
         if statement.chapter != chapter:
             chapter = statement.chapter
-            table += ["", f"## {{doc}}`{chapter}`", "", HEAD]
+            table += ["", f"## Chapter {int(chapter[:2])}", "", HEAD]
         table.append(row(statement, entries[statement.label]))
     tests = sorted({test for entry in listed for test in entry["tests"]})
     return {
