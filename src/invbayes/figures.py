@@ -157,7 +157,11 @@ def live(draw: Callable[[float], Figure], control: ValueWidget) -> VBox:
         >>> [type(part).__name__ for part in box.children]
         ['FloatSlider', 'Image']
     """
-    picture = ImageWidget(value=_as_png(draw(control.value)), format="png")
+    picture = ImageWidget(
+        value=_as_png(draw(control.value)),
+        format="png",
+        layout={"align_self": "flex-start", "max_width": "100%"},  # its own size, not the page's
+    )
 
     def redraw(change: dict[str, float]) -> None:
         picture.value = _as_png(draw(change["new"]))
