@@ -28,10 +28,12 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
-# Unit tests, docstring examples and notebooks in one run (see pyproject.toml), then the book.
+# Unit tests, docstring examples and notebooks in one run (see pyproject.toml), then the book, then
+# what a browser makes of it (skipped where there is no Chromium).
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --ignore=tests/browser
 	$(MAKE) book
+	$(BIN)/python -m pytest tests/browser --dist=loadgroup
 
 # Run every chapter from top to bottom, store what it printed and drew, and write what follows
 # from it: the picture on the front page, the run times, the page from equation to code.

@@ -1,0 +1,93 @@
+"""Chromium, the built book, and each of its pages, opened from a file path without a network."""
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+BOOK = Path(__file__).parents[2] / "_build" / "html"
+# index.html only leads to the first page.
+PAGES = sorted(
+    path.relative_to(BOOK).as_posix()
+    for path in [*BOOK.glob("book/*.html"), *BOOK.glob("*.html")]
+    if path.name != "index.html"
+)
+SYSTEM_BROWSERS = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
+
+
+def pytest_collection_modifyitems(items):
+    """All checks of a page go to one worker, in their order; the pages go where there is time."""
+    for item in items:
+        if "opened" in getattr(item, "callspec", SimpleNamespace(params={})).params:
+            item.add_marker(pytest.mark.xdist_group(item.callspec.params["opened"]))
+
+
+@pytest.fixture(scope="session")
+def book():
+    if not PAGES:
+        pytest.skip(f"there is no built book in {BOOK}: run `make book` first")
+    return BOOK
+
+
+@pytest.fixture(scope="session")
+def browser():
+    with sync_playwright() as playwright:
+        found = filter(None, map(shutil.which, SYSTEM_BROWSERS))
+        path = next(found, playwright.chromium.executable_path)
+        if not Path(path).exists():
+            pytest.skip(
+                f"there is no Chromium: none of {', '.join(SYSTEM_BROWSERS)} is on the PATH, and "
+                "`playwright install chromium` has not been run"
+            )
+        # Chromium's sandbox does not start for root, nor in most containers; the pages are our own.
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(book, browser):
+    """A function that opens a page; all of its pages are closed after the test."""
+    contexts = []
+
+    def open_(name):
+        opened = _open(book, browser, name)
+        contexts.append(opened.context)
+        return opened
+
+    yield open_
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture(scope="module", params=PAGES or ["no page"])
+def opened(request, book, browser):
+    """One page of the book, opened once for all the checks on it; see `_open`."""
+    opened = _open(book, browser, request.param)
+    yield opened
+    opened.context.close()
+
+
+def _open(book, browser, name):
+    """The page, with what it asked for (``requests``) and complained of (``complaints``)."""
+    context = browser.new_context(offline=True, viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(20_000)
+    requests, complaints = [], []
+    context.on("request", lambda request: requests.append(request.url))
+    context.on("requestfailed", lambda request: complaints.append(f"failed: {request.url}"))
+    context.on("weberror", lambda error: complaints.append(str(error.error)))
+    context.on(
+        "console",
+        lambda message: complaints.append(message.text) if message.type == "error" else None,
+    )
+    page = context.new_page()
+    path, *query = name.partition("?")
+    page.goto((book / path).as_uri() + "".join(query))
+    page.wait_for_function(
+        "() => !window.MathJax || window.MathJax.startup?.promise.then(() => true)"
+    )
+    return SimpleNamespace(
+        name=name, context=context, page=page, requests=requests, complaints=complaints
+    )

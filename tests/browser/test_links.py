@@ -1,0 +1,65 @@
+"""Links inside the built book land, and what a page is made of lies beside it. No browser."""
+
+from html.parser import HTMLParser
+from pathlib import PurePosixPath
+from posixpath import normpath
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from .conftest import PAGES
+
+
+class Page(HTMLParser):
+    """The names that can be linked to, the links, and what the browser loads by itself."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.anchors, self.links, self.parts = set(), [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.anchors |= {attrs[key] for key in ("id", "name") if key in attrs}
+        if tag == "a" and "href" in attrs:
+            self.links.append(attrs["href"])
+        elif tag == "link" and attrs.get("rel") not in ("index", "search", "next", "prev"):
+            self.parts.append(attrs["href"])
+        elif "src" in attrs:
+            self.parts.append(attrs["src"])
+
+
+@pytest.fixture(scope="module")
+def pages(book):
+    return {
+        name: Page((book / name).read_text(encoding="utf-8")) for name in [*PAGES, "index.html"]
+    }
+
+
+def target(name, url):
+    """The file, from the root of the book, and the place in it."""
+    parts = urlsplit(url)
+    path = PurePosixPath(name).parent / unquote(parts.path) if parts.path else name
+    return normpath(path), unquote(parts.fragment)
+
+
+def is_local(url):
+    return not urlsplit(url).scheme and not urlsplit(url).netloc
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_land(name, pages, book):
+    for url in filter(is_local, pages[name].links):
+        path, place = target(name, url)
+        assert (book / path).is_file(), url
+        # The theme's links to the top of a page.
+        if place and path in pages:
+            assert place in pages[path].anchors, url
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_pages_are_made_of_the_books_own_files(name, pages, book):
+    for url in pages[name].parts:
+        if not url.startswith("data:"):
+            assert is_local(url), url
+            assert (book / target(name, url)[0]).is_file(), url

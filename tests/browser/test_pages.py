@@ -1,0 +1,141 @@
+"""What a reader of the built book sees: formulas, sliders, search, small screens, both themes.
+
+The checks on a page share one opened page, and run in the order of this file.
+"""
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+
+# Each formula is hundreds of elements, in the colour of the text around it: a word instead of it
+# spares axe minutes.
+WORDS_FOR_FORMULAS = """() => document.querySelectorAll('mjx-container').forEach(
+    formula => formula.replaceWith('formula'))"""
+# Text inside the same tags and classes has the same colours: axe, which needs seconds for a
+# thousand words of code, is given one of each.
+THIN_OUT = """() => {
+    const seen = new Set();
+    for (const element of document.querySelectorAll('body *')) {
+        if (element.children.length || !element.checkVisibility()) continue;
+        let key = '';
+        for (let e = element; e != document.body; e = e.parentElement)
+            key += `${e.tagName}.${e.getAttribute('class')} `;
+        if (seen.has(key)) element.remove();
+        seen.add(key);
+    }
+}"""
+# No preload: the page loads nothing more for the sake of the check.
+AXE = {"resultTypes": ["violations"], "preload": False}
+RULES = {"runOnly": ["wcag2a", "wcag2aa"], "rules": {"color-contrast": {"enabled": False}}}
+
+READING = """() => {
+    const maths = [...document.querySelectorAll('span.math, div.math')];
+    const text = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT, node =>
+        node.parentElement.closest('mjx-container, script, style, code, pre, textarea')
+            ? NodeFilter.FILTER_REJECT : NodeFilter.FILTER_ACCEPT);
+    const raw = [];
+    while (text.nextNode())
+        if (/\\\\[([]|\\\\[a-zA-Z]{2,}|\\$/.test(text.currentNode.data))
+            raw.push(text.currentNode.data);
+    return {
+        formulas: maths.length,
+        once: maths.filter(m => m.querySelectorAll('mjx-container').length == 1).length,
+        rendered: document.querySelectorAll('mjx-container').length,
+        empty: [...document.querySelectorAll('mjx-container')].filter(
+            m => m.offsetWidth == 0 && m.checkVisibility()).length,
+        // An unknown macro is shown in red, not as an error; its name is left in the MathML.
+        errors: [...document.querySelectorAll(
+            'mjx-merror, [data-mjx-error], mjx-assistive-mml [mathcolor=red]')].map(
+            e => e.dataset.mjxError ?? e.textContent),
+        raw,
+    };
+}"""
+
+SLIDER = """box => ({
+    shown: [...box.querySelectorAll('img')].flatMap((img, i) => img.checkVisibility() ? [i] : []),
+    output: box.querySelector('output').textContent,
+    told: box.querySelector('input').getAttribute('aria-valuetext'),
+})"""
+
+
+def test_formulas_are_rendered(opened, book):
+    source = (book / opened.name).read_text(encoding="utf-8")
+    count = source.count('class="math notranslate nohighlight"')
+    seen = opened.page.evaluate(READING)
+    assert (seen["errors"], seen["raw"]) == ([], [])
+    assert seen["formulas"] == seen["once"] == seen["rendered"] == count
+    assert seen["empty"] == 0
+
+
+def test_sliders_change_the_picture(opened):
+    boxes = opened.page.locator(".frame-slider").all()
+    if not boxes:
+        pytest.skip("no slider on this page")
+    for box in boxes:
+        values = box.get_attribute("data-values").split(",")
+        handle = box.locator("input")
+
+        def assert_shows(i, box=box, values=values):
+            shows = {"shown": [i], "output": values[i], "told": values[i]}
+            assert box.evaluate(SLIDER) == shows
+
+        last = len(values) - 1
+        assert last > 0
+        assert_shows(int(handle.get_attribute("value")))
+        for key, i in [("Home", 0), ("ArrowRight", 1), ("End", last), ("ArrowLeft", last - 1)]:
+            handle.press(key)
+            assert_shows(i)
+        width, height = (handle.bounding_box()[side] for side in ("width", "height"))
+        for x, i in [(1, 0), (width - 1, last)]:
+            handle.click(position={"x": x, "y": height / 2})
+            assert_shows(i)
+
+
+def test_no_sideways_scroll_on_a_phone(opened):
+    opened.page.set_viewport_size({"width": 390, "height": 844})
+    width, moved = opened.page.evaluate(
+        "() => { scrollTo(1000, 0); return [document.documentElement.scrollWidth, scrollX]; }"
+    )
+    opened.page.set_viewport_size({"width": 1280, "height": 900})
+    assert (width, moved) == (390, 0)
+
+
+# After the checks above, so that it has seen what they made the page do.
+def test_nothing_left_the_machine_and_nothing_complained(opened):
+    assert [url for url in opened.requests if not url.startswith(("file:", "data:"))] == []
+    assert opened.complaints == []
+
+
+# From here on the page is without its formulas.
+def test_page_is_accessible(opened):
+    opened.page.evaluate(WORDS_FOR_FORMULAS)
+    results = Axe().run(opened.page, options={**AXE, **RULES})
+    assert results.violations_count == 0, results.generate_report()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_contrast(opened, theme):
+    # The pointer, left on a slider, would colour a link that comes to lie under it.
+    opened.page.mouse.move(0, 0)
+    # Colours on their way from one theme to the other would be measured half way.
+    opened.page.add_style_tag(content="* { transition: none !important }")
+    # As the theme's own button does it.
+    opened.page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
+    opened.page.evaluate(THIN_OUT)
+    results = Axe().run(opened.page, options={**AXE, "runOnly": ["color-contrast"]})
+    assert results.violations_count == 0, results.generate_report()
+
+
+def test_search_finds_what_it_should(visit):
+    search = visit("search.html?q=Tweedie")
+    links = search.page.locator("#search-results li a")
+    links.first.wait_for()
+    links.first.click()
+    search.page.wait_for_url("**/book/*.html*")
+    assert "Tweedie" in search.page.locator("article").inner_text()
+    assert all(url.startswith(("file:", "data:")) for url in search.requests)
+    assert search.complaints == []
+
+
+def test_index_leads_to_the_first_page(visit):
+    index = visit("index.html")
+    index.page.wait_for_url("**/book/intro.html")
