@@ -20,6 +20,7 @@ NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
 FLOORS = [
     "_checks",
     "errors",
+    "progress",
     "contraction",
     "lipschitz",
     "stochastic",

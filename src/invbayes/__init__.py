@@ -34,6 +34,7 @@ from invbayes.observation_fit import DataMisfit, Iterate, fit_observation, itera
 from invbayes.optimizers import Inertia
 from invbayes.posteriors import data_density, normal_data_density, posterior
 from invbayes.problems import LinearProblem
+from invbayes.progress import progress_bar
 from invbayes.pushforward import pushforward_log_prob, pushforward_score
 from invbayes.samplers import fixed_samples, fresh_samples, quasi_samples
 from invbayes.stability import amplification, largest_step
@@ -87,6 +88,7 @@ __all__ = [
     "posterior",
     "posterior_mean",
     "posterior_metric",
+    "progress_bar",
     "pushforward_log_prob",
     "pushforward_score",
     "quasi_samples",

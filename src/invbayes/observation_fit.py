@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from invbayes._checks import check_count, check_points, check_positive
 from invbayes.deep_prior import DeepPrior
 from invbayes.errors import NotConverged, TrainingDiverged
 from invbayes.problems import LinearProblem
+from invbayes.progress import progress_bar
 
 
 class DataMisfit:
@@ -168,7 +168,7 @@ def fit_observation(
     check_positive("until", until)
     check_count("max_steps", max_steps)
     path, run = [], islice(iterates(net, problem, y, optimizer), max_steps + 1)
-    for current in tqdm(run, leave=False) if progress else run:
+    for current in progress_bar(run, show=progress):
         path.append(current)
         if current.residual <= until:
             return path

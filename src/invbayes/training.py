@@ -13,7 +13,6 @@ from pytorch_optimizer import SOAP
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm.auto import tqdm
 
 from invbayes._checks import check_count
 from invbayes.errors import TrainingDiverged
@@ -21,6 +20,7 @@ from invbayes.iresnet import InvertibleResNet
 from invbayes.mixtures import GaussianMixture
 from invbayes.objectives import Objective
 from invbayes.problems import LinearProblem
+from invbayes.progress import progress_bar
 from invbayes.samplers import Sampler, quasi_samples
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -115,7 +115,7 @@ def train(
     averaged = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(average))
     losses, started = [], time.perf_counter()
     try:
-        for step in tqdm(range(steps), leave=False) if progress else range(steps):
+        for step in progress_bar(range(steps), show=progress):
             stepper.zero_grad()
             loss = objective(net, *sampler(batch, generator))
             loss.backward()
