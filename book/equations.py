@@ -14,11 +14,10 @@ import nbformat
 import yaml
 
 import invbayes
-import invbayes.examples
 
 BOOK = Path(__file__).parent
 BLOCK = re.compile(
-    r"^(?P<fence>`{3,}|:{3,})\{prf:(?P<kind>\w+)\} (?P<title>.*?)\n"
+    r"^(?P<fence>`{3,}|:{3,})\{prf:\w+\} (?P<title>.*?)\n"
     r":label: (?P<label>\S+)\n(?P<body>.*?)^(?P=fence)$",
     re.DOTALL | re.MULTILINE,
 )
@@ -55,14 +54,13 @@ class Statement(NamedTuple):
 def statements() -> list[Statement]:
     """All numbered environments, in the order of the book."""
     found = []
-    for path in sorted(BOOK.glob("0*.ipynb")):
+    for path in sorted(BOOK.glob("*.ipynb")):
         cells = nbformat.read(path, as_version=4).cells
         text = "\n\n".join(c.source for c in cells if c.cell_type == "markdown")
         for block in BLOCK.finditer(text):
             equations = EQUATION.findall(block["body"])
-            title = block["title"].split(";")[
-                0
-            ]  # the paper has a column of its own
+            # What follows a semicolon names the paper; it has its own column.
+            title = block["title"].split(";")[0]
             found.append(Statement(path.stem, block["label"], title, equations))
     return found
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from invbayes import AdaptiveInertia, NotConverged
-from tests.test_optimizers import SPECTRUM, quadratic, two_parameters
+from tests.test_optimizers import SPECTRUM, closure_of, quadratic, two_parameters
 
 
 def test_the_adaptive_step_obeys_its_rules():
@@ -43,16 +43,6 @@ def test_the_adaptive_step_evaluates_anew_when_the_parameters_were_changed():
         parameters[0].fill_(3.0)
     expected = closure().item()
     assert optimizer.step(closure).item() == pytest.approx(expected)
-
-
-def closure_of(loss, optimizer):
-    def closure():
-        optimizer.zero_grad()
-        value = loss()
-        value.backward()
-        return value
-
-    return closure
 
 
 def test_rounding_of_the_loss_does_not_shrink_the_step(generator):

@@ -25,17 +25,24 @@ from invbayes.examples import two_blobs
 SPECTRUM = torch.tensor([0.01, 0.1, 0.5, 1.0]).double()
 
 
+def closure_of(loss, optimizer):
+    def closure():
+        optimizer.zero_grad()
+        value = loss()
+        value.backward()
+        return value
+
+    return closure
+
+
 def quadratic(parameters, optimizer, spectrum=SPECTRUM):
     """A closure for L = ½ Σ μ θ², with θ spread over the parameters."""
 
-    def closure():
-        optimizer.zero_grad()
+    def loss():
         theta = torch.cat([p.flatten() for p in parameters])
-        loss = (spectrum * theta**2).sum() / 2
-        loss.backward()
-        return loss
+        return (spectrum * theta**2).sum() / 2
 
-    return closure
+    return closure_of(loss, optimizer)
 
 
 def two_parameters():

@@ -26,6 +26,13 @@ def check_points(name: str, value: Tensor, dim: int, like: Tensor) -> None:
         raise ValueError(f"{name} must have dtype {like.dtype}, got {value.dtype}")
 
 
+def check_vector(name: str, value: Tensor, dim: int, like: Tensor) -> None:
+    """Raise unless ``value`` is one finite point ``(dim,)`` of the same dtype as ``like``."""
+    check_points(name, value, dim, like)
+    if value.ndim != 1:
+        raise ValueError(f"{name} must have shape ({dim},), got {tuple(value.shape)}")
+
+
 def check_same_dtype(**tensors: Tensor) -> None:
     """Raise unless all the named tensors share the dtype of the first."""
     (first, reference), *others = tensors.items()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NoReturn
 
 import torch
@@ -13,6 +12,7 @@ from invbayes._checks import check_positive
 from invbayes.errors import NotConverged
 from invbayes.linearised import check_damping
 from invbayes.optimizers import Closure, inertial_step
+from invbayes.stability import bounding_step
 
 
 class AdaptiveInertia(Optimizer):
@@ -20,7 +20,7 @@ class AdaptiveInertia(Optimizer):
 
     .. math:: \Lambda\,(h^2 + 2\beta h) = 2 + \alpha h,
 
-    which is half of what stability allows (`largest_step`). The step d is accepted when
+    the bound of `largest_step` for the curvature 2Λ. The step d is accepted when
 
     .. math:: L(\theta + d) \le L(\theta) + \langle \nabla L(\theta), d\rangle + \tfrac{\Lambda}{2}\|d\|^2 .
 
@@ -97,20 +97,19 @@ class AdaptiveInertia(Optimizer):
                 or its gradient is wrong or NaN, or because the loss is at its floor, where rounding
                 decides. The parameters and Λ stay as they were.
         """
-        group, parameters = self.param_groups[0], self.param_groups[0]["params"]
-        state, beta = self.state[parameters[0]], group["hessian_damping"]
+        (group,) = self.param_groups
+        parameters, alpha, beta = group["params"], group["damping"], group["hessian_damping"]
+        state = self.state[parameters[0]]
         theta, first = _flatten(parameters), group["curvature"]
         if "theta" not in state or not torch.equal(state["theta"], theta):
-            state["loss"], state["slope"] = _evaluate(closure, parameters)
-            state["evaluations"] = state.get("evaluations", 0) + 1
+            state["loss"], state["slope"] = self._evaluate(closure)
         loss, slope = state["loss"], state["slope"]
         w = state["w"] if "w" in state else beta * slope
         while True:
-            h = _step_size(group["curvature"], group["damping"], beta)
-            moved_w, change = inertial_step(w, slope, h, group["damping"], beta)
+            h = bounding_step(2 * group["curvature"], alpha, beta)
+            moved_w, change = inertial_step(w, slope, h, alpha, beta)
             _assign(parameters, theta + change)
-            new_loss, new_slope = _evaluate(closure, parameters)
-            state["evaluations"] += 1
+            new_loss, new_slope = self._evaluate(closure)
             model = loss + slope @ change + group["curvature"] / 2 * change.square().sum()
             if new_loss <= model + _rounding(loss):
                 break
@@ -123,19 +122,14 @@ class AdaptiveInertia(Optimizer):
         state.update(theta=_flatten(parameters), w=moved_w, loss=new_loss, slope=new_slope)
         return loss
 
-
-def _step_size(curvature: float, alpha: float, beta: float) -> float:
-    """h > 0 with Λ(h² + 2βh) = 2 + αh, from the form without a difference of near equals."""
-    half = alpha / 2 - curvature * beta
-    root = math.hypot(half, math.sqrt(2 * curvature))
-    return (half + root) / curvature if half >= 0 else 2 / (root - half)
-
-
-def _evaluate(closure: Closure, parameters: list[nn.Parameter]) -> tuple[Tensor, Tensor]:
-    with torch.enable_grad():
-        loss = closure()
-    slopes = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    return loss.detach().clone(), _flatten(slopes)
+    def _evaluate(self, closure: Closure) -> tuple[Tensor, Tensor]:
+        """The loss and its gradient, as one vector."""
+        with torch.enable_grad():
+            loss = closure()
+        parameters = self.param_groups[0]["params"]
+        self.state[parameters[0]]["evaluations"] = self.evaluations + 1
+        slopes = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        return loss.detach().clone(), _flatten(slopes)
 
 
 def _rounding(loss: Tensor) -> Tensor:

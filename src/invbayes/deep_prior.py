@@ -30,7 +30,7 @@ class DeepPrior(nn.Module):
     ``output_weight`` holds :math:`V / \sqrt{k}`.
 
     Args:
-        dim: d, the number of unknowns, if there is no decoder.
+        dim: d, the number of unknowns.
         width: k.
         input_dim: p. Only W u matters, so p = 1 loses nothing for gradient descent and inertia.
         decoder: D, shape ``(d, r)``.

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from invbayes._checks import check_float_tensor, check_not_negative, check_points, check_positive
+from invbayes._checks import check_float_tensor, check_not_negative, check_positive, check_vector
 
 
 def mode_roots(eigenvalues: Tensor, *, damping: float, hessian_damping: float = 0.0) -> Tensor:
@@ -193,9 +193,7 @@ def _modes(kernel: Tensor, residual: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     skew, size = (kernel - kernel.mT).abs().max(), kernel.abs().max()
     if skew > torch.finfo(kernel.dtype).eps ** 0.5 * size:
         raise ValueError(f"kernel must be symmetric, got entries that differ by {skew.item():.3g}")
-    check_points("residual", residual, len(kernel), like=kernel)
-    if residual.ndim != 1:
-        raise ValueError(f"residual must have shape (m,), got {tuple(residual.shape)}")
+    check_vector("residual", residual, len(kernel), like=kernel)
     eigenvalues, modes = torch.linalg.eigh(kernel)
     return eigenvalues, modes, residual @ modes
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from invbayes._checks import check_count, check_points, check_positive
+from invbayes._checks import check_count, check_positive, check_vector
 from invbayes.deep_prior import DeepPrior
 from invbayes.errors import NotConverged, TrainingDiverged
 from invbayes.problems import LinearProblem
@@ -42,9 +42,7 @@ class DataMisfit:
     """
 
     def __init__(self, net: DeepPrior, problem: LinearProblem, y: Tensor) -> None:
-        check_points("y", y, problem.data_dim, like=problem.operator)
-        if y.ndim != 1:
-            raise ValueError(f"y must be one observation, shape (m,), got {tuple(y.shape)}")
+        check_vector("y", y, problem.data_dim, like=problem.operator)
         if net.dim != problem.dim or net.weight.dtype != problem.operator.dtype:
             raise ValueError(
                 f"net must have dim {problem.dim} and dtype {problem.operator.dtype}, "
@@ -62,7 +60,13 @@ class DataMisfit:
 
     def gradient(self, weight: Tensor) -> Tensor:
         """∇L(W), of the shape of W; itself differentiable."""
-        return self.net.pull_back(weight, self.residual(weight) @ self.problem.operator)
+        return self.with_gradient(weight)[1]
+
+    def with_gradient(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """L(W) and ∇L(W), for little more than the price of the gradient."""
+        residual = self.residual(weight)
+        pulled = self.net.pull_back(weight, residual @ self.problem.operator)
+        return residual.square().sum(-1) / 2, pulled
 
 
 class Iterate(NamedTuple):
@@ -107,9 +111,8 @@ def iterates(
     misfit = DataMisfit(net, problem, y)
 
     def closure() -> Tensor:
-        weight = net.weight.detach()
-        net.weight.grad = misfit.gradient(weight)
-        return misfit(weight)
+        loss, net.weight.grad = misfit.with_gradient(net.weight.detach())
+        return loss
 
     for step in count():
         x = net().detach()

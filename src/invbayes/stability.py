@@ -68,6 +68,11 @@ def largest_step(largest: float, *, damping: float, hessian_damping: float = 0.0
     """
     check_positive("largest", largest)
     check_damping(damping, hessian_damping)
+    return bounding_step(largest, damping, hessian_damping)
+
+
+def bounding_step(largest: float, damping: float, hessian_damping: float) -> float:
+    """`largest_step` without its checks."""
     half = damping - hessian_damping * largest
     root = math.hypot(half, 2 * math.sqrt(largest))
     # Of the two forms of the root, the one without a difference of nearly equal numbers.
