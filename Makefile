@@ -9,7 +9,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 HTML := _build/html
 
 .DEFAULT_GOAL := book
-.PHONY: book test lint execute serve lab bench clean
+.PHONY: book test lint execute links serve lab bench clean
 
 $(VENV)/.installed: requirements.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed")'
@@ -35,15 +35,20 @@ test: lint
 	$(MAKE) book
 	$(BIN)/python -m pytest tests/browser --dist=loadgroup
 
-# Run every chapter from top to bottom, store what it printed and drew, and write what follows
-# from it: the picture on the front page, the run times, the page from equation to code.
+# Run every chapter from top to bottom (with the cell for Colab, if _config.yml names a public
+# address), store what it printed and drew, and write what follows from it: the picture on the front page, the run times, the page from equation to code.
 execute: $(VENV)/.installed
+	$(BIN)/python book/colab.py
 	$(BIN)/python book/execute.py
 	$(BIN)/python book/cover.py
 	$(BIN)/python book/equations.py
 
 lab: $(VENV)/.installed
 	$(BIN)/jupyter lab book $(if $(filter 0,$(shell id -u)),--allow-root)
+
+# Links that lead out of the book; needs a network, so it is no part of `make test`.
+links: $(VENV)/.installed
+	$(BIN)/jupyter-book build . --all --builder linkcheck
 
 serve: book
 	@echo "Serving the book on http://localhost:8000 (stop with Ctrl-C)"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import re
 from collections import Counter
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 import yaml
 
 import invbayes
+from book import colab, equations
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
@@ -92,6 +92,20 @@ def test_nothing_is_drawn_from_a_hidden_source_of_randomness(path):
 
 
 @each_notebook
+def test_shared_links_are_described_in_words(path):
+    """Without this, a preview quotes the first paragraph, formulas as raw TeX."""
+    description = nbformat.read(path, as_version=4).metadata["og:description"]
+    assert 80 < len(description) < 200
+    assert "\\" not in description
+
+
+@each_notebook
+def test_the_cell_for_colab_is_that_of_the_public_address(path):
+    stored = nbformat.read(path, as_version=4)
+    assert colab.prepared(stored, **colab.repository()) == stored
+
+
+@each_notebook
 def test_no_output_tells_where_it_was_made(path):
     stored = "".join(str(cell.outputs) for cell in code_cells(path))
     assert not re.search(r"/home/|/root/|/tmp/|/work/|C:\\\\", stored)
@@ -125,9 +139,6 @@ def test_public_names_are_documented_and_listed():
 
 def test_every_statement_leads_to_code_and_tests_that_exist():
     """The stored pages are those that the chapters and `equations.yml` give now."""
-    spec = importlib.util.spec_from_file_location("equations", ROOT / "book" / "equations.py")
-    equations = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(equations)
     listed = yaml.safe_load((ROOT / "book" / "equations.yml").read_text())
     numbered = [statement.label for statement in equations.statements()]
     assert [entry["label"] for entry in listed] == numbered

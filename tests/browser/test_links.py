@@ -9,6 +9,9 @@ import pytest
 
 from .conftest import PAGES
 
+# Links in a page's head that name other pages; all else there is loaded.
+NAMED_ONLY = {"index", "search", "next", "prev", "canonical"}
+
 
 class Page(HTMLParser):
     """The names that can be linked to, the links, and what the browser loads by itself."""
@@ -23,7 +26,7 @@ class Page(HTMLParser):
         self.anchors |= {attrs[key] for key in ("id", "name") if key in attrs}
         if tag == "a" and "href" in attrs:
             self.links.append(attrs["href"])
-        elif tag == "link" and attrs.get("rel") not in ("index", "search", "next", "prev"):
+        elif tag == "link" and attrs.get("rel") not in NAMED_ONLY:
             self.parts.append(attrs["href"])
         elif "src" in attrs:
             self.parts.append(attrs["src"])
