@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import doctest
+import inspect
 import re
 from collections import Counter
 from pathlib import Path
+from pkgutil import resolve_name
 
 import nbformat
 import pytest
@@ -135,6 +138,46 @@ def test_public_names_are_documented_and_listed():
     for name in invbayes.__all__:
         assert getattr(invbayes, name).__doc__
         assert re.search(rf":: {name}$", listed, re.MULTILINE), name
+
+
+def listed_in_the_reference():
+    listed = (ROOT / "book" / "api.md").read_text()
+    names = re.findall(r"^\.\. auto\w+:: (?:invbayes\.)?(\S+)$", listed, re.MULTILINE)
+    return [resolve_name(f"invbayes.{name}") for name in names]
+
+
+def test_the_reference_is_ordered_as_the_floors():
+    modules = [getattr(found, "__module__", found.__name__) for found in listed_in_the_reference()]
+    heights = [FLOORS.index(module.removeprefix("invbayes.")) for module in modules]
+    assert heights == sorted(heights)
+
+
+def public_callables():
+    """Functions and classes of the reference; errors and results, which only hold values, apart."""
+    for found in listed_in_the_reference():
+        if inspect.ismodule(found):
+            yield from (f for _, f in inspect.getmembers(found, is_public_function(found)))
+        elif not (inspect.isclass(found) and issubclass(found, (tuple, Exception))):
+            yield found
+
+
+def is_public_function(module):
+    return lambda f: (
+        inspect.isfunction(f) and f.__module__ == module.__name__ and f.__name__[0] != "_"
+    )
+
+
+@pytest.mark.parametrize("found", [*public_callables()], ids=lambda found: found.__qualname__)
+def test_every_public_function_has_an_example(found):
+    """A class's example calls its own methods; with_f stands for f, too. The doctests run all."""
+    examples = doctest.DocTestParser().get_examples(inspect.getdoc(found))
+    code = "".join(example.source for example in examples)
+    assert code
+    if inspect.isclass(found):
+        inherited = dir(found.__bases__[0])
+        for name in vars(found).keys() - {*inherited}:
+            if inspect.isfunction(vars(found)[name]) and not name.startswith("_"):
+                assert re.search(rf"\.(with_)?{name.removeprefix('with_')}\(", code), name
 
 
 def test_every_statement_leads_to_code_and_tests_that_exist():

@@ -5,3 +5,16 @@ DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = location.protocol !== "file:";
 // The theme reports an error when no mode is set. (Set in _config.yml instead, "auto" would leave
 // the page without colours where scripts are off.)
 document.documentElement.dataset.mode ||= "auto";
+
+// Paper is white, whatever the screen.
+{
+  const settings = document.documentElement.dataset;
+  let onScreen;
+  addEventListener("beforeprint", () => {
+    onScreen = settings.theme;
+    settings.theme = "light";
+  });
+  addEventListener("afterprint", () => {
+    settings.theme = onScreen;
+  });
+}

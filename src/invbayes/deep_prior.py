@@ -50,6 +50,12 @@ class DeepPrior(nn.Module):
         >>> net = DeepPrior(dim=3, width=10, zero_start=True, generator=torch.Generator().manual_seed(0))
         >>> net().abs().max() < 1e-15
         tensor(True)
+        >>> torch.equal(net.output(net.weight), net())
+        True
+        >>> net.kernel().shape, torch.equal(net.limit_kernel(), torch.eye(3).double())
+        (torch.Size([3, 3]), True)
+        >>> net.pull_back(net.weight.detach(), torch.ones(3).double()).shape
+        torch.Size([10, 1])
     """
 
     def __init__(

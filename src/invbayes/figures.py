@@ -56,6 +56,11 @@ def draw_density(ax: Axes, log_prob: Callable[[Tensor], Tensor], box: Box, **sty
         log_prob: takes points ``(n, 2)`` and returns ``(n,)``; need not be normalised.
         box: ``(left, right, bottom, top)``.
         **style: passed to `matplotlib.axes.Axes.contourf`.
+
+    Example:
+        >>> ax = plt.figure().add_subplot()
+        >>> draw_density(ax, lambda x: -x.square().sum(-1), (-1, 1, -1, 1), cmap="Blues")
+        >>> plt.close()
     """
     points = lattice(box, rows=161, columns=161)
     values = log_prob(points.reshape(-1, 2)).reshape(points.shape[:2])
@@ -68,21 +73,43 @@ def draw_density(ax: Axes, log_prob: Callable[[Tensor], Tensor], box: Box, **sty
 
 
 def draw_net(ax: Axes, nodes: Tensor, **style: Any) -> None:
-    """Draw the lines that join neighbouring nodes ``(rows, columns, 2)`` of a deformed lattice."""
+    """Draw the lines that join neighbouring nodes ``(rows, columns, 2)`` of a deformed lattice.
+
+    Example:
+        >>> ax = plt.figure().add_subplot()
+        >>> draw_net(ax, lattice((0, 1, 0, 1), rows=2, columns=3))
+        >>> len(ax.lines)
+        5
+        >>> plt.close()
+    """
     style = {"color": "0.25", "linewidth": 0.7, "linestyle": "-", **style}
     for lines in (nodes, nodes.transpose(0, 1)):
         ax.plot(*lines.detach().permute(2, 1, 0), **style)
 
 
 def draw_arrows(ax: Axes, start: Tensor, displacement: Tensor, **style: Any) -> None:
-    """Draw arrows from ``start`` along ``displacement``, both ``(*, 2)``, to the axes' own scale."""
+    """Draw arrows from ``start`` along ``displacement``, both ``(*, 2)``, to the axes' own scale.
+
+    Example:
+        >>> ax = plt.figure().add_subplot()
+        >>> draw_arrows(ax, start=torch.zeros(3, 2), displacement=torch.ones(3, 2))
+        >>> plt.close()
+    """
     start, displacement = start.reshape(-1, 2), displacement.reshape(-1, 2)
     style = {"angles": "xy", "scale_units": "xy", "scale": 1, "width": 0.006, **style}
     ax.quiver(*start.T, *displacement.T, **style)
 
 
 def frame(ax: Axes, box: Box, *, xlabel: str, ylabel: str, title: str = "") -> None:
-    """Give a picture of the plane its window, equal units and labels."""
+    """Give a picture of the plane its window ``(left, right, bottom, top)``, equal units and labels.
+
+    Example:
+        >>> ax = plt.figure().add_subplot()
+        >>> frame(ax, (-2, 2, -1, 1), xlabel="$x_1$", ylabel="$x_2$")
+        >>> ax.get_ylim() == (-1, 1)
+        True
+        >>> plt.close()
+    """
     ax.set(xlim=box[:2], ylim=box[2:], xlabel=xlabel, ylabel=ylabel, title=title, aspect="equal")
 
 

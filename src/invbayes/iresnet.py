@@ -42,10 +42,21 @@ class InvertibleResNet(nn.Module):
 
     Example:
         >>> import torch
-        >>> net = InvertibleResNet(2, generator=torch.Generator().manual_seed(0))
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> net = InvertibleResNet(2, generator=generator)
         >>> x = torch.ones(1, 2)
         >>> torch.allclose(net.inverse(net(x), tol=1e-4), x, atol=2e-4)
         True
+        >>> net.lipschitz_bound() <= 0.99
+        True
+        >>> jacobian, divergence, log_abs_det = net.jacobian(x), net.divergence(x), net.log_abs_det(x)
+        >>> torch.allclose(divergence[0], jacobian[0].trace())
+        True
+        >>> torch.allclose(log_abs_det[0], jacobian[0].logdet(), atol=1e-6)
+        True
+        >>> net.estimate_log_abs_det(x, terms=10, generator=generator).value.shape
+        torch.Size([1])
+        >>> value, divergence = net.with_divergence(x)
     """
 
     def __init__(

@@ -47,7 +47,7 @@ class HalfLinear(nn.Module):
 
     Example:
         >>> import torch
-        >>> HalfLinear(2)(torch.tensor([[3.0, 0.0]])).tolist()
+        >>> HalfLinear(2).with_slope(torch.tensor([[3.0, 0.0]]))[0].tolist()
         [[3.0, 0.0]]
     """
 
@@ -75,6 +75,10 @@ class HalfAbs(HalfLinear):
 
     Piecewise linear, so that automatic differentiation misses the kinks' share of the
     divergence: kept to show what goes wrong.
+
+    Example:
+        >>> HalfAbs(2)(torch.tensor([[-3.0, -3.0]])).tolist()
+        [[-3.0, 3.0]]
     """
 
     def __init__(self, width: int) -> None:
@@ -89,7 +93,12 @@ class HalfAbs(HalfLinear):
 
 
 class Elu(nn.Module):
-    r"""The exponential linear unit, :math:`b` for b ≥ 0 and :math:`e^b - 1` below; slope in (0, 1]."""
+    r"""The exponential linear unit, :math:`b` for b ≥ 0 and :math:`e^b - 1` below; slope in (0, 1].
+
+    Example:
+        >>> Elu(2).with_slope(torch.tensor([[3.0, 0.0]]))[1].tolist()
+        [[1.0, 1.0]]
+    """
 
     def __init__(self, width: int) -> None:  # noqa: ARG002  every activation is made from a width
         super().__init__()
@@ -104,7 +113,13 @@ class Elu(nn.Module):
 
 
 class Tanh(Elu):
-    r"""The hyperbolic tangent, slope in (0, 1]."""
+    r"""The hyperbolic tangent, slope in (0, 1].
+
+    Example:
+        >>> value, slope = Tanh(2).with_slope(torch.zeros(1, 2))
+        >>> value.tolist(), slope.tolist()
+        ([[0.0, 0.0]], [[1.0, 1.0]])
+    """
 
     def forward(self, b: Tensor) -> Tensor:
         """The activation, shape ``(*, width)``."""
@@ -144,7 +159,10 @@ class LipschitzDense(nn.Module):
     Example:
         >>> import torch
         >>> net = LipschitzDense(2, hidden=(8, 8), generator=torch.Generator().manual_seed(0))
-        >>> net.lipschitz_bound() <= 1
+        >>> net.lipschitz_bound() <= 1, len(net.weights())
+        (True, 3)
+        >>> value, jacobian = net.with_jacobian(torch.ones(1, 2))
+        >>> torch.allclose(net.with_divergence(torch.ones(1, 2))[1], jacobian[0].trace())
         True
     """
 

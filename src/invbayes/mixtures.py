@@ -53,8 +53,16 @@ class GaussianMixture:
         ... )
         >>> p.mean, p.covariance
         (tensor([0.]), tensor([[5.]]))
-        >>> p.score(torch.zeros(1, 1))
-        tensor([[0.]])
+        >>> x = p.sample(100, generator=torch.Generator().manual_seed(0))
+        >>> x.shape, p.log_prob(x).shape, p.hessian(x).shape
+        (torch.Size([100, 1]), torch.Size([100]), torch.Size([100, 1, 1]))
+        >>> r = p.responsibilities(torch.zeros(1, 1))
+        >>> r, p.mean_precision(r), p.pulls(torch.zeros(1, 1))[0, :, 0]
+        (tensor([[0.5000, 0.5000]]), tensor([[[1.]]]), tensor([-2.,  2.]))
+        >>> p.score(torch.zeros(1, 1)), p.expand(torch.zeros(1, 1)).hessian
+        (tensor([[0.]]), tensor([[[3.]]]))
+        >>> GaussianMixture.gaussian(torch.zeros(2), torch.eye(2))
+        GaussianMixture(batch_shape=(), components=1, dim=2)
     """
 
     def __init__(self, weights: Tensor, means: Tensor, covariances: Tensor) -> None:

@@ -39,6 +39,11 @@ class DataMisfit:
         >>> loss = DataMisfit(net, problem, torch.ones(3).double())
         >>> loss(net.weight.detach())
         tensor(1.5000, dtype=torch.float64)
+        >>> loss.residual(net.weight.detach())
+        tensor([-1., -1., -1.], dtype=torch.float64)
+        >>> value, gradient = loss.with_gradient(net.weight.detach())
+        >>> torch.equal(gradient, loss.gradient(net.weight.detach()))
+        True
     """
 
     def __init__(self, net: DeepPrior, problem: LinearProblem, y: Tensor) -> None:

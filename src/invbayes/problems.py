@@ -28,8 +28,11 @@ class LinearProblem:
         >>> problem = LinearProblem(torch.tensor([[1.0, 0.0], [0.0, 0.5]]), noise_std=0.1)
         >>> problem.apply(torch.tensor([[2.0, 2.0]]))
         tensor([[2., 1.]])
-        >>> problem.normal_data(torch.tensor([[2.0, 1.0]]))
-        tensor([[2.0000, 0.5000]])
+        >>> y = torch.tensor([[2.0, 1.0]])
+        >>> problem.normal_data(y), torch.equal(problem.normal_data(y), problem.adjoint(y))
+        (tensor([[2.0000, 0.5000]]), True)
+        >>> problem.observe(torch.ones(5, 2), generator=torch.Generator().manual_seed(0)).shape
+        torch.Size([5, 2])
     """
 
     operator: Tensor

@@ -7,7 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from .conftest import PAGES
+from .conftest import ALL_PAGES
 
 # Links in a page's head that name other pages; all else there is loaded.
 NAMED_ONLY = {"index", "search", "next", "prev", "canonical"}
@@ -34,9 +34,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def pages(book):
-    return {
-        name: Page((book / name).read_text(encoding="utf-8")) for name in [*PAGES, "index.html"]
-    }
+    return {name: Page((book / name).read_text(encoding="utf-8")) for name in ALL_PAGES}
 
 
 def target(name, url):
@@ -50,7 +48,7 @@ def is_local(url):
     return not urlsplit(url).scheme and not urlsplit(url).netloc
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", ALL_PAGES)
 def test_links_land(name, pages, book):
     for url in filter(is_local, pages[name].links):
         path, place = target(name, url)
@@ -60,9 +58,17 @@ def test_links_land(name, pages, book):
             assert place in pages[path].anchors, url
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", ALL_PAGES)
 def test_pages_are_made_of_the_books_own_files(name, pages, book):
     for url in pages[name].parts:
         if not url.startswith("data:"):
             assert is_local(url), url
             assert (book / target(name, url)[0]).is_file(), url
+
+
+@pytest.mark.parametrize("name", ALL_PAGES)
+def test_pages_are_small_with_their_pictures(name, pages, book):
+    """Three megabytes, fonts, styles and scripts, which the pages share, apart."""
+    pictures = {url for url in pages[name].parts if url.endswith((".png", ".jpg", ".svg"))}
+    files = [name, *(target(name, url)[0] for url in pictures)]
+    assert sum((book / path).stat().st_size for path in files) < 3_000_000

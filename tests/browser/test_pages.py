@@ -56,6 +56,12 @@ SLIDER = """box => ({
     told: box.querySelector('input').getAttribute('aria-valuetext'),
 })"""
 
+# Closed solutions, handles and buttons, lines of code that run over the edge.
+LOST_ON_PAPER = """() => [...document.querySelector('.bd-content').querySelectorAll(
+    'details:not([open]), .toggle-hidden, .frame-slider input, button, pre')].filter(
+        e => e.checkVisibility() && (e.tagName != 'PRE' || e.scrollWidth > e.clientWidth)).map(
+        e => e.outerHTML.slice(0, 200))"""
+
 
 def test_formulas_are_rendered(opened, book):
     source = (book / opened.name).read_text(encoding="utf-8")
@@ -84,10 +90,44 @@ def test_sliders_change_the_picture(opened):
         for key, i in [("Home", 0), ("ArrowRight", 1), ("End", last), ("ArrowLeft", last - 1)]:
             handle.press(key)
             assert_shows(i)
-        width, height = (handle.bounding_box()[side] for side in ("width", "height"))
-        for x, i in [(1, 0), (width - 1, last)]:
-            handle.click(position={"x": x, "y": height / 2})
-            assert_shows(i)
+        at = places(handle, len(values))
+        for start, end in [(last, 0), (0, last)]:
+            opened.page.mouse.click(*at[start])
+            assert_shows(start)
+            drag(opened.page.mouse, at[start], at[end])
+            assert_shows(end)
+            opened.page.touchscreen.tap(*at[start])
+            assert_shows(start)
+            swipe(opened, at[start], at[end])
+            assert_shows(end)
+
+
+def places(handle, count):
+    """Where on the screen the handle stands for each value."""
+    handle.scroll_into_view_if_needed()
+    box = handle.bounding_box()
+    thumb = 16  # Chromium's; its middle never reaches the ends
+    step = (box["width"] - thumb) / (count - 1)
+    y = box["y"] + box["height"] / 2
+    return [(box["x"] + thumb / 2 + i * step, y) for i in range(count)]
+
+
+def drag(mouse, start, end):
+    mouse.move(*start)
+    mouse.down()
+    mouse.move(*end, steps=5)
+    mouse.up()
+
+
+def swipe(opened, start, end):
+    """A finger's way; Playwright itself can only tap."""
+    session = opened.context.new_cdp_session(opened.page)
+    middle = [(a + b) / 2 for a, b in zip(start, end, strict=True)]
+    touches = [("touchStart", start), ("touchMove", middle), ("touchMove", end), ("touchEnd", None)]
+    for kind, place in touches:
+        points = [dict(zip("xy", place, strict=True))] if place else []
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    session.detach()
 
 
 def test_no_sideways_scroll_on_a_phone(opened):
@@ -97,6 +137,20 @@ def test_no_sideways_scroll_on_a_phone(opened):
     )
     opened.page.set_viewport_size({"width": 1280, "height": 900})
     assert (width, moved) == (390, 0)
+
+
+def test_prints_on_white_paper_without_what_only_a_screen_can_do(opened):
+    settings = opened.page.evaluate_handle("document.documentElement.dataset")
+    settings.evaluate("settings => { settings.theme = 'dark' }")
+    opened.page.emulate_media(media="print")
+    opened.page.set_viewport_size({"width": 720, "height": 1000})  # A4 without its margins
+    opened.page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert settings.evaluate("settings => settings.theme") == "light"
+    assert opened.page.evaluate(LOST_ON_PAPER) == []
+    opened.page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert settings.evaluate("settings => settings.theme") == "dark"
+    opened.page.emulate_media(media="screen")
+    opened.page.set_viewport_size({"width": 1280, "height": 900})
 
 
 # After the checks above, so that it has seen what they made the page do.
