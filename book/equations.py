@@ -92,7 +92,8 @@ def row(statement: Statement, entry: dict) -> str:
         f"{{ref}}`{spoken(test)} <{target(test)}>`" for test in entry["tests"]
     ]
     cells = [
-        f"{{prf:ref}}`{statement.label}`: {statement.title}",
+        f'<span id="row-{statement.label}"></span>{{prf:ref}}`{statement.label}`: '
+        + statement.title,
         entry.get("paper", ""),
         " ".join(f"{{eq}}`{label}`" for label in statement.equations),
         " · ".join(map(role, entry["code"])),

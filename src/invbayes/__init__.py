@@ -20,8 +20,8 @@ from invbayes.linearised import (
     mode_roots,
     optimal_damping,
 )
-from invbayes.lipschitz import LipschitzDense
-from invbayes.mixtures import GaussianMixture
+from invbayes.lipschitz import Elu, HalfAbs, HalfLinear, LipschitzDense, Tanh, UnitSpectralNorm
+from invbayes.mixtures import Expansion, GaussianMixture
 from invbayes.modes import global_mode, has_single_mode
 from invbayes.objectives import (
     Approximation,
@@ -38,7 +38,7 @@ from invbayes.progress import progress_bar
 from invbayes.pushforward import pushforward_log_prob, pushforward_score
 from invbayes.samplers import fixed_samples, fresh_samples, quasi_samples
 from invbayes.stability import amplification, largest_step
-from invbayes.stochastic import hutchinson_divergence, log_det_series, truncation_bound
+from invbayes.stochastic import Estimate, hutchinson_divergence, log_det_series, truncation_bound
 from invbayes.training import TrainingRecord, fit, train
 
 __all__ = [
@@ -47,8 +47,13 @@ __all__ = [
     "DataMisfit",
     "DeepPrior",
     "Divergence",
+    "Elu",
+    "Estimate",
+    "Expansion",
     "ForwardEigenvalues",
     "GaussianMixture",
+    "HalfAbs",
+    "HalfLinear",
     "Inertia",
     "InvertibleResNet",
     "Iterate",
@@ -57,10 +62,12 @@ __all__ = [
     "LogDeterminant",
     "NotConverged",
     "Reconstruction",
+    "Tanh",
     "TiedModes",
     "TrainingDiverged",
     "TrainingRecord",
     "Trajectory",
+    "UnitSpectralNorm",
     "amplification",
     "data_density",
     "decay_rate",

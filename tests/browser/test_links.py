@@ -1,5 +1,6 @@
 """Links inside the built book land, and what a page is made of lies beside it. No browser."""
 
+import re
 from html.parser import HTMLParser
 from pathlib import PurePosixPath
 from posixpath import normpath
@@ -56,6 +57,14 @@ def test_links_land(name, pages, book):
         # The theme's links to the top of a page.
         if place and path in pages:
             assert place in pages[path].anchors, url
+
+
+def test_every_numbered_statement_leads_to_its_code_and_check(pages, book):
+    text = (book / "book/from_equation_to_code.html").read_text(encoding="utf-8")
+    rows = re.findall(r'id="(row-[^"]+)"', text)
+    links = [link for name in pages for link in pages[name].links if "#row-" in link]
+    assert len(rows) > 40
+    assert [target("book/x", link)[1] for link in links] == rows
 
 
 @pytest.mark.parametrize("name", ALL_PAGES)
