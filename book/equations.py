@@ -6,6 +6,7 @@ compare the stored pages with fresh ones; the build fails if a link leads nowher
 """
 
 import re
+from itertools import compress, groupby
 from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
@@ -27,12 +28,19 @@ INTRO = """\
 # From equation to code
 
 Every numbered statement of the book, the functions that compute it, and the tests
-that check it. The second column names the statement of the paper, arXiv 2510.26704,
-or for chapter 8 arXiv 2506.02986, where there is one."""
+that check it. "Paper" is arXiv 2510.26704, for chapter 8 arXiv 2506.02986. (Chapter
+7 has no statements, only measurements.)"""
 
-HEAD = """\
-| Statement | Paper | Equations | Code | Checked by |
-|---|---|---|---|---|"""
+COLUMNS = ["Statement", "Paper", "Equations", "Code", "Checked by"]
+PROPER_NAMES = {
+    "bayes": "Bayes",
+    "gaussian": "Gaussian",
+    "hessian": "Hessian",
+    "jacobian": "Jacobian",
+    "lipschitz": "Lipschitz",
+    "map": "MAP",
+    "tweedie": "Tweedie",
+}
 
 CHECKS = """\
 # The checks
@@ -73,7 +81,8 @@ def role(name: str) -> str:
     kind = {property: "attr", type: "class"}.get(
         type(found), "meth" if inner else "func"
     )
-    return f"{{py:{kind}}}`{short} <{name}>`"
+    breakable = short.replace(".", ".\N{ZERO WIDTH SPACE}")
+    return f"{{py:{kind}}}`{breakable} <{name}>`"
 
 
 def target(test: str) -> str:
@@ -83,15 +92,17 @@ def target(test: str) -> str:
 
 def spoken(test: str) -> str:
     """A test's name in words."""
-    return test.split("::")[1].removeprefix("test_").replace("_", " ").capitalize()
+    words = test.split("::")[1].removeprefix("test_").split("_")
+    words = [PROPER_NAMES.get(word, word) for word in words]
+    return " ".join([words[0][0].upper() + words[0][1:], *words[1:]])
 
 
-def row(statement: Statement, entry: dict) -> str:
+def row(statement: Statement, entry: dict) -> list[str]:
     """One line of the table."""
     checks = [
         f"{{ref}}`{spoken(test)} <{target(test)}>`" for test in entry["tests"]
     ]
-    cells = [
+    return [
         f'<span id="row-{statement.label}"></span>{{prf:ref}}`{statement.label}`: '
         + statement.title,
         entry.get("paper", ""),
@@ -99,7 +110,22 @@ def row(statement: Statement, entry: dict) -> str:
         " · ".join(map(role, entry["code"])),
         " · ".join(checks) or entry["note"],
     ]
-    return "| " + " | ".join(cells) + " |"
+
+
+def table(chapter: str, rows: list[list[str]]) -> str:
+    """The statements of a chapter, without the columns that none of them fills."""
+    filled = [any(cells) for cells in zip(*rows, strict=True)]
+    lines = [COLUMNS, ["---"] * len(COLUMNS), *rows]
+    text = "\n".join(
+        "| " + " | ".join(compress(cells, filled)) + " |" for cells in lines
+    )
+    return f"""
+## Chapter {int(chapter[:2])}
+
+```{{table}}
+:class: statements
+{text}
+```"""
 
 
 def source(test: str) -> str:
@@ -120,15 +146,16 @@ def pages() -> dict[Path, str]:
     """The text of both pages."""
     listed = yaml.safe_load((BOOK / "equations.yml").read_text())
     entries = {entry["label"]: entry for entry in listed}
-    table, chapter = [INTRO], ""
-    for statement in statements():
-        if statement.chapter != chapter:
-            chapter = statement.chapter
-            table += ["", f"## Chapter {int(chapter[:2])}", "", HEAD]
-        table.append(row(statement, entries[statement.label]))
+    tables = [
+        table(
+            chapter,
+            [row(statement, entries[statement.label]) for statement in some],
+        )
+        for chapter, some in groupby(statements(), lambda found: found.chapter)
+    ]
     tests = sorted({test for entry in listed for test in entry["tests"]})
     return {
-        BOOK / "from_equation_to_code.md": "\n".join(table) + "\n",
+        BOOK / "from_equation_to_code.md": "\n".join([INTRO, *tables]) + "\n",
         BOOK / "checks.md": "\n".join([CHECKS, *map(source, tests)]) + "\n",
     }
 

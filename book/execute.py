@@ -54,7 +54,7 @@ def report(seconds: dict[Path, float]) -> str:
         f"| {{doc}}`/book/{path.stem}` | {taken:.0f} | {settings(path)} |"
         for path, taken in seconds.items()
     ]
-    lines += ["", "| Software | Version |", "|---|---|"]
+    lines += ["", "| Made with | |", "|---|---|"]
     lines += [f"| Python | {platform.python_version()} |"]
     lines += [f"| {name} | {version(name)} |" for name in PACKAGES]
     lines += [f"| Machine | {platform.machine()}, {os.cpu_count()} cores |"]

@@ -28,12 +28,19 @@ UNUSABLE = re.compile(
 )
 
 
+# A formula in the text with its punctuation: no line may begin with a full stop.
+ENDED = re.compile(
+    r'(\(?<span class="math notranslate nohighlight">[^<]*</span>[.,;:?!)\]’”]+)'
+)
+
+
 def clean(app: Sphinx, error: Exception | None) -> None:
     """Rewrite every page, once all of them have been written."""
     if error or app.builder.format != "html":
         return
     for path in Path(app.outdir).rglob("*.html"):
         text = UNUSABLE.sub("", path.read_text(encoding="utf-8"))
+        text = ENDED.sub(r'<span class="math-end">\1</span>', text)
         # Docutils' role for a reference is out of use, and is no item of a list.
         text = text.replace(' role="doc-biblioentry"', ' role="listitem"')
         path.write_text(text, encoding="utf-8")

@@ -99,7 +99,7 @@ def inertial_flow(
         NotConverged: as `gradient_flow`.
 
     Source: arXiv 2506.02986 (the system); the first-order form is ours, close to that of INNA
-        (Castera et al., arXiv 1905.12278), which divides by β.
+    (Castera et al., arXiv 1905.12278), which divides by β.
 
     Example:
         >>> import torch

@@ -8,6 +8,7 @@ training has a target. Two networks at a time, one core each: about forty minute
 from __future__ import annotations
 
 import math
+import re
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from itertools import product
@@ -22,9 +23,9 @@ import invbayes as ib
 from invbayes.examples import three_blobs, two_blobs
 
 PAGE = Path(__file__).parents[2] / "book" / "_generated" / "trainings.md"
-OPERATORS = {"Id": (1.0, 1.0), "diag(1, ½)": (1.0, 0.5), "diag(1, ⅛)": (1.0, 0.125)}
+OPERATORS = {"I": (1.0, 1.0), "diag(1, ½)": (1.0, 0.5), "diag(1, ⅛)": (1.0, 0.125)}
 NOISE = (0.1, 0.2, 0.5)
-TARGETS = [("Id", 0.5), ("diag(1, ⅛)", 0.2)]  # of the reconstruction training, on three seeds
+TARGETS = [("I", 0.5), ("diag(1, ⅛)", 0.2)]  # of the reconstruction training, on three seeds
 SIGMA = 0.7
 STEPS = {"a": 600, "b": 1200, "c": 3500, "cW": 1200, "d": 4000}
 TESTS = 50_000
@@ -136,8 +137,8 @@ def table(title: str, jobs: list[Job], results: dict[Job, Result], columns: dict
     lines = [
         f"**{title}**",
         "",
-        "| | " + " | ".join(columns) + " |",
-        "|---" * (len(columns) + 1) + "|",
+        r"| $A$ | $\delta$ | " + " | ".join(columns) + " |",
+        "|---" * (len(columns) + 2) + "|",
     ]
     for operator, noise_std in product(OPERATORS, NOISE):
         entries = []
@@ -148,9 +149,9 @@ def table(title: str, jobs: list[Job], results: dict[Job, Result], columns: dict
                 if (job.method, job.operator, job.noise_std) == (method, operator, noise_std)
             ]
             entries.append(show(max(values)) if values else "")
-        lines.append(f"| {operator}, δ = {noise_std:g} | " + " | ".join(entries) + " |")
+        lines.append(f"| {operator} | {noise_std:g} | " + " | ".join(entries) + " |")
     aims = " | ".join(aim for *_, aim in columns.values())
-    return [*lines, f"| *aim* | {aims} |", ""]
+    return [*lines, f"| *aim* | | {aims} |", ""]
 
 
 def percent(value: float) -> str:
@@ -170,9 +171,9 @@ GAUSSIAN = {
 MIXTURE = {
     "a: ratio": ("a", "ratio", ratio, ""),
     "b: ratio": ("b", "ratio", ratio, "1.0005"),
-    "c: ratio": ("c", "ratio", ratio, "1.03 for Id"),
+    "c: ratio": ("c", "ratio", ratio, "1.03 for I"),
     "c in W: ratio": ("cW", "ratio", ratio, "1.015"),
-    "c: residual of Theorem 1": ("c", "residual", percent, "7 % for δ ≤ 0.2"),
+    "c: residual of the theorem": ("c", "residual", percent, "7 % for δ ≤ 0.2"),
     "d: distance to MAP, one mode": ("d", "to_map", percent, "1 %"),
     "d: the same over all z": ("d", "to_map_all", percent, ""),
 }
@@ -201,8 +202,9 @@ def main(parts: list[str]) -> None:
         page += table(prior.capitalize(), chosen, results, columns)
     times = {m: [r.seconds for j, r in results.items() if j.method == m] for m in STEPS}
     spent = ", ".join(f"{m} {min(t):.0f}–{max(t):.0f}" for m, t in times.items() if t)
-    page.append(f"Seconds a network, two networks at a time on two cores: {spent}.")
-    PAGE.write_text("\n".join(page) + "\n")
+    page.append(f"Seconds per network, two networks at a time on two cores: {spent}.")
+    text = "\n".join(page) + "\n"
+    PAGE.write_text(re.sub("(?<=1,) | (?=%)", "\N{NO-BREAK SPACE}", text))
     print(PAGE.read_text())
 
 
