@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -65,6 +66,57 @@ def test_the_zero_start_vanishes_and_keeps_its_kernel():
     net = DeepPrior(6, 8, zero_start=True, input_dim=2, generator=seeded(0))
     assert net().abs().max() <= 1e-15
     assert net.kernel().trace() > 0.1
+
+
+def test_a_paired_network_has_the_kernel_of_its_half():
+    """To the unit, when drawn from the same source; so in mean, variance and law."""
+    for seed in range(20):
+        paired = DeepPrior(6, 8, zero_start=True, input_dim=2, generator=seeded(seed))
+        half = DeepPrior(6, 4, input_dim=2, generator=seeded(seed))
+        torch.testing.assert_close(paired.kernel(), half.kernel(), rtol=1e-13, atol=1e-14)
+        assert half().norm() > 0.01 > paired().norm()
+
+
+@pytest.mark.parametrize(("zero_start", "units"), [(False, 8), (True, 4)])
+def test_the_variance_of_the_kernel_is_that_of_one_unit_over_their_number(zero_start, units):
+    """For D = I one unit's is 3 E t⁴ / c² − 1 on the diagonal, and E t⁴ / c² off it."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(80)
+    slopes, weights = 1 / np.cosh(nodes) ** 2, weights / weights.sum()
+    fourth = weights @ slopes**4 / (weights @ slopes**2) ** 2
+    options = {"dim": 10, "width": 8, "zero_start": zero_start}
+    kernels = torch.stack([DeepPrior(**options, generator=seeded(n)).kernel() for n in range(2000)])
+    squares = (kernels - torch.eye(10)) ** 2
+    on = squares.diagonal(dim1=1, dim2=2).mean(1)
+    off = (squares.sum((1, 2)) - 10 * on) / 90
+    expected = torch.tensor([3 * fourth - 1, fourth]) / units
+    assert_mean_close(torch.stack([on, off], 1), expected)
+
+
+def test_the_error_in_a_subspace_is_bounded_and_the_bound_is_attained(generator):
+    """With the truth in T, by a residual or by noise along the weakest direction of AT."""
+    operator = torch.randn(5, 6, generator=generator, dtype=torch.float64)
+    basis = torch.linalg.qr(decoder()).Q
+    u, values, v = torch.linalg.svd(operator @ basis, full_matrices=False)
+    net = DeepPrior(6, 40, decoder=basis, generator=generator)
+    weights = torch.randn(1000, 40, 1, generator=generator, dtype=torch.float64)
+    inside = basis @ torch.randn(3, generator=generator, dtype=torch.float64)
+    outside = torch.randn(6, generator=generator, dtype=torch.float64)
+    noise = torch.randn(5, generator=generator, dtype=torch.float64)
+
+    def slack(x, truth, noise):
+        y = operator @ truth + noise
+        distance = (truth - basis @ (basis.mT @ truth)).norm()
+        residual = ((x @ operator.mT - y) @ u).norm(dim=-1)
+        norm = torch.linalg.matrix_norm(operator, 2)
+        bound = distance + (norm * distance + noise.norm() + residual) / values[-1]
+        return bound - (x - truth).norm(dim=-1)
+
+    x = net.output(weights).detach()
+    for truth, size in [(inside, 0.0), (inside, 0.1), (outside, 0.1)]:
+        assert (slack(x, truth, size * noise) >= 0).all()
+    weakest = basis @ v[-1]
+    assert slack(inside + weakest, inside, 0 * noise).abs() < 1e-12
+    assert slack(inside + weakest, inside, values[-1] * u[:, -1]).abs() < 1e-12
 
 
 @pytest.mark.parametrize(

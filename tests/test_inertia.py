@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from scipy.integrate import solve_ivp
+from scipy.optimize import minimize_scalar
 
 from invbayes import (
+    GaussianMixture,
+    LinearProblem,
     NotConverged,
     gradient_flow,
     inertial_flow,
     linearised_gradient_flow,
     linearised_inertia,
+    posterior,
 )
+from tests.conftest import random_operator
 
 TIMES = torch.linspace(0, 6, 13).double()
 
@@ -97,6 +104,47 @@ def test_flows_of_a_quadratic_loss_have_closed_forms(generator):
     torch.testing.assert_close(got, expected, atol=1e-8, rtol=0)
     total = (got.square().sum(1) + path.velocity.square().sum(1)) / 2
     torch.testing.assert_close(total, energy, atol=1e-8, rtol=0)
+
+
+def stopping_ratio(problem, decoder, signal_std):
+    """The squared error of the codes' flow, stopped at s²/δ², over that of the posterior mean.
+
+    The flow is linear in the data, so those of unit data are the columns of a matrix.
+    """
+    noise_std, both = problem.noise_std, problem.operator @ decoder
+    times = torch.tensor([0, (signal_std / noise_std) ** 2], dtype=torch.float64)
+    start, data = both.new_zeros(both.shape[::-1]), torch.eye(len(both)).double()
+    flow = gradient_flow(lambda codes: both.mT @ (both @ codes - data), start, times)
+    answer = decoder @ flow.position[-1]
+    bias, spread = answer @ both - decoder, noise_std * answer
+    prior = GaussianMixture.gaussian(
+        decoder.new_zeros(len(decoder)), signal_std**2 * decoder @ decoder.mT
+    )
+    best = posterior(prior, problem, data[0]).covariance.trace()
+    return ((signal_std**2 * bias.square().sum() + spread.square().sum()) / best).item()
+
+
+def test_a_stopping_time_is_as_good_as_a_prior_up_to_a_factor(generator):
+    """The factor is the largest ratio in one mode, and attained if all modes are like that."""
+
+    def loss(nu):
+        return -(1 + nu) * (math.exp(-2 * nu) + (1 - math.exp(-nu)) ** 2 / nu)
+
+    worst = minimize_scalar(loss, bounds=(0.1, 10), method="bounded")
+    assert 1.2 < -worst.fun < 1.22
+    decoder = torch.randn(4, 5, generator=generator, dtype=torch.float64)
+    operator = random_operator(3, 4, 3, generator)
+    for noise_std in (0.05, 0.3, 1.0):
+        ratio = stopping_ratio(LinearProblem(operator, noise_std), decoder, 0.7)
+        assert 1 < ratio < -worst.fun
+    like_that = (
+        torch.linalg.qr(torch.randn(3, 3, generator=generator)).Q.double()
+        * worst.x**0.5
+        * 0.3
+        / 0.7
+    )
+    ratio = stopping_ratio(LinearProblem(like_that, 0.3), torch.eye(3).double(), 0.7)
+    assert ratio == pytest.approx(-worst.fun)
 
 
 def test_without_damping_energy_is_kept():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from scipy.optimize import minimize_scalar
 
+from invbayes.contraction import fixed_point
 from invbayes.iresnet import InvertibleResNet
 from tests.conftest import jacobian_of
 
@@ -76,6 +78,46 @@ def test_distances_obey_the_certified_bounds(dim, hidden, blocks, generator):
     assert ratio.max() <= 1.5 * 1.8**blocks * (1 + 1e-10)
     assert ratio.min() >= 1.5 * 0.2**blocks * (1 - 1e-10)
     assert net.lipschitz_bound() <= 0.8
+
+
+@pytest.mark.parametrize("ratio", [1.01, 5.0, 199.0])
+def test_a_block_holds_every_map_with_symmetric_jacobians_of_its_ratio(ratio, generator):
+    """For φ(x) = μ₋ x + B* tanh(B x) + 1, Dφ is largest at x = 0 and smallest far out."""
+    bend = torch.randn(5, 3, generator=generator, dtype=torch.float64)
+    least = torch.linalg.matrix_norm(bend, 2).square() / (ratio - 1)
+    scale, lipschitz = least * (1 + ratio) / 2, (ratio - 1) / (ratio + 1)
+
+    def phi(x):
+        return least * x + torch.tanh(x @ bend.mT) @ bend + 1
+
+    def with_jacobian(x):
+        slopes = 1 - torch.tanh(x @ bend.mT) ** 2
+        jacobian = least * torch.eye(3) + bend.mT @ (slopes[..., None] * bend)
+        return x - phi(x) / scale, torch.eye(3) - jacobian / scale
+
+    x = 2 * torch.randn(200, 3, generator=generator, dtype=torch.float64)
+    points = torch.cat([torch.zeros(1, 3).double(), torch.full((1, 3), 100.0).double(), x])
+    norms = torch.linalg.matrix_norm(jacobian_of(lambda p: p - phi(p) / scale, points), 2)
+    assert norms.max() <= lipschitz * (1 + 1e-12)
+    torch.testing.assert_close(norms[:2], torch.full_like(norms[:2], lipschitz))
+    found = fixed_point(with_jacobian, phi(x) / scale, lipschitz=lipschitz, tol=1e-8)
+    assert (found - x).norm(dim=1).max() <= 1e-8
+
+
+def test_the_reach_of_a_block_is_the_least_norm_over_all_scales(generator):
+    """The smallest ‖I − S/c‖ is (λ_max − λ_min)/(λ_max + λ_min), at c = (λ_max + λ_min)/2."""
+    factor = torch.randn(4, 6, generator=generator, dtype=torch.float64)
+    symmetric = factor @ factor.mT
+    values = torch.linalg.eigvalsh(symmetric)
+    least, most = values[0].item(), values[-1].item()
+
+    def norm(scale):
+        return torch.linalg.matrix_norm(torch.eye(4) - symmetric / scale, 2).item()
+
+    options = {"method": "bounded", "options": {"xatol": 1e-8}}
+    best = minimize_scalar(norm, bounds=(least, 2 * most), **options)
+    assert best.fun == pytest.approx((most - least) / (most + least), rel=1e-8)
+    assert best.x == pytest.approx((most + least) / 2, rel=1e-6)
 
 
 def test_gradients_flow_through_the_inverse(generator):

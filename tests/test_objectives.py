@@ -19,10 +19,13 @@ from invbayes import (
     LogDeterminant,
     Reconstruction,
     gaussian_forward_eigenvalues,
+    ideal_forward_map,
     posterior,
     posterior_metric,
 )
-from tests.conftest import jacobian_of, random_operator
+from invbayes.examples import two_blobs
+from invbayes.figures import lattice
+from tests.conftest import assert_mean_close, jacobian_of, random_operator
 
 METRIC = torch.tensor([[2.0, 0.3], [0.3, 1.0]], dtype=torch.float64)
 
@@ -82,6 +85,45 @@ def test_reconstruction_starts_from_the_truth(batch, monkeypatch):
     net, _, x, _ = batch
     monkeypatch.setattr("invbayes.contraction._advance", lambda *_: pytest.fail("a step was made"))
     assert Reconstruction()(net, x, net(x).detach()) == 0
+
+
+@pytest.mark.parametrize(
+    ("activation", "accuracy"), [("half_linear", 1e-10), ("tanh", 1e-10), ("half_abs", 1e-3)]
+)
+def test_the_mean_divergence_is_minus_the_mean_product_with_the_score(
+    activation, accuracy, generator
+):
+    """By the trapezium rule; the last map is Lipschitz only, with a divergence that jumps."""
+    net = InvertibleResNet(2, (8, 8), 1, 0.9, activation=activation, generator=generator).double()
+    prior, points = two_blobs(), lattice((-7, 7, -7, 7), rows=281, columns=281).reshape(-1, 2)
+    mass = prior.log_prob(points).exp() * 0.05**2
+    divergence = mass @ net.divergence(points)
+    product = mass @ (prior.score(points) * net(points)).sum(1)
+    assert divergence.item() == pytest.approx(-product.item(), abs=accuracy)
+    assert divergence > 1
+
+
+@pytest.mark.parametrize("options", [{}, {"weight": 0.4}, {"conditional_mean": False}])
+def test_divergence_losses_differ_as_the_distances_to_the_ideal_map(options, generator):
+    """By half the difference of the mean squares, for two maps that nobody trained."""
+    prior, problem = two_blobs(), LinearProblem(random_operator(3, 2, 2, generator), noise_std=0.5)
+    nets = [
+        InvertibleResNet(2, (8,), lipschitz=0.9, scale=c, generator=generator).double()
+        for c in (2.0, 0.6)
+    ]
+    objective, weight = Divergence(problem, **options), options.get("weight", 0.25)
+    x = prior.sample(30_000, generator=generator)
+    data = problem.normal_data(problem.observe(x, generator=generator))
+    best = ideal_forward_map(prior, problem, x, weight=weight)
+
+    def above(net, points, z, target):
+        """The loss of a batch, less half its mean squared distance."""
+        return objective(net, points, z) - (net(points) - target).square().sum(1).mean() / 2
+
+    batches = [*zip(x.split(300), data.split(300), best.split(300), strict=True)]
+    with torch.no_grad():
+        one, other = (torch.stack([above(net, *batch) for batch in batches]) for net in nets)
+    assert_mean_close(one - other, torch.zeros(()))
 
 
 @pytest.mark.parametrize("weight", [None, 0.7])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,6 +15,7 @@ from invbayes import (
     NotConverged,
     TrainingDiverged,
     fit_observation,
+    gradient_flow,
     iterates,
 )
 from tests.conftest import random_operator
@@ -41,6 +43,49 @@ def test_the_gradient_of_the_misfit(options, problem, y):
     one = net.output(weights[1])
     torch.testing.assert_close(losses[1], (problem.apply(one) - y).square().sum() / 2)
     torch.testing.assert_close(misfit.residual(weights[1]), problem.apply(one) - y)
+
+
+def data_jacobian(net, problem, weight):
+    """J = A ∂g at W, shape (m, k p)."""
+    return problem.operator @ torch.autograd.functional.jacobian(net.output, weight).flatten(1)
+
+
+def lipschitz_constant(net, problem):
+    """ℓ, and the unit with the longest A D v."""
+    decoded = net.output_weight if net.decoder is None else net.decoder @ net.output_weight
+    longest = (problem.operator @ decoded).norm(dim=0).max(0)
+    return 4 / (3 * 3**0.5) * longest.values, longest.indices
+
+
+def test_gradient_flow_fits_at_the_guaranteed_rate_and_stays_close(problem):
+    """At 99 % of the width condition, with the data along the mode that is slowest at the start."""
+    net = DeepPrior(6, 300, zero_start=True, generator=seeded(0))
+    start, (lipschitz, _) = net.weight.detach(), lipschitz_constant(net, problem)
+    modes, values, _ = torch.linalg.svd(data_jacobian(net, problem, start), full_matrices=False)
+    sigma, size = values[-1], 0.99 * values[-1] ** 2 / (4 * lipschitz)
+    misfit = DataMisfit(net, problem, size * modes[:, -1])
+    times = torch.linspace(0, 30, 16, dtype=torch.float64) / sigma**2
+    path = gradient_flow(misfit.gradient, start, times).position
+    bound = torch.exp(-(sigma**2) * times / 4) * size
+    assert (misfit.residual(path).norm(dim=1) <= bound * (1 + 1e-12)).all()
+    assert ((path - start).flatten(1).norm(dim=1) <= 2 / sigma * size).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"input_dim": 2, "decoder": decoder()}])
+def test_the_derivative_of_a_deep_prior_has_the_stated_lipschitz_constant(options, problem):
+    """Attained by one unit, where tanh bends most: at artanh(1/√3)."""
+    net = DeepPrior(6, 5, generator=seeded(0), **options)
+    lipschitz, unit = lipschitz_constant(net, problem)
+
+    def ratio(one, other):
+        change = data_jacobian(net, problem, one) - data_jacobian(net, problem, other)
+        return torch.linalg.matrix_norm(change, 2) / (one - other).norm()
+
+    pairs = torch.randn(50, 2, *net.weight.shape, generator=seeded(1), dtype=torch.float64)
+    assert max(ratio(one, other) for one, other in pairs) <= lipschitz
+    one, other = pairs[0, 0].clone(), pairs[0, 0].clone()
+    one[unit], other[unit] = (net.input * (np.arctanh(3**-0.5) + s) for s in (1e-4, -1e-4))
+    assert ratio(one, other) == pytest.approx(lipschitz.item(), rel=1e-6)
 
 
 def test_only_the_product_with_the_input_matters(problem, y):

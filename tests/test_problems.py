@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 
 from invbayes import LinearProblem
-from tests.conftest import assert_mean_close, cases
+from tests.conftest import assert_mean_close, cases, random_operator
 
 
 @given(cases())
@@ -34,6 +34,17 @@ def test_noise_has_mean_zero_and_the_given_covariance(generator):
     noise = problem.observe(x, generator=generator) - problem.apply(x)
     assert_mean_close(noise, torch.zeros(3))
     assert_mean_close(noise[:, :, None] * noise[:, None, :], 0.49 * torch.eye(3))
+
+
+@pytest.mark.parametrize("size", [0, 1e3])
+def test_the_naive_inverse_divides_the_noise_by_the_singular_values(size, generator):
+    """E ‖A⁺ y − x‖² = δ² Σ 1/a², whatever x is."""
+    operator = random_operator(5, 3, 3, generator)
+    problem = LinearProblem(operator, noise_std=0.7)
+    x = size * torch.ones(100_000, 3).double()
+    found = problem.observe(x, generator=generator) @ torch.linalg.pinv(operator).mT
+    expected = 0.49 * (torch.linalg.svdvals(operator) ** -2).sum()
+    assert_mean_close((found - x).square().sum(1), expected)
 
 
 def test_the_generator_fixes_the_noise():
