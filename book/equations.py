@@ -46,8 +46,8 @@ CHECKS = """\
 # The checks
 
 The tests that {doc}`from_equation_to_code` names, word for word. `make test`
-runs them, and many more. Helpers that several tests share stand in
-`tests/conftest.py`."""
+runs them, and many more. Helpers that several tests share stand above them in
+their file, or in `tests/conftest.py`."""
 
 
 class Statement(NamedTuple):
@@ -108,7 +108,7 @@ def row(statement: Statement, entry: dict) -> list[str]:
         entry.get("paper", ""),
         " ".join(f"{{eq}}`{label}`" for label in statement.equations),
         " · ".join(map(role, entry["code"])),
-        " · ".join(checks) or entry["note"],
+        " · ".join(checks),
     ]
 
 

@@ -64,6 +64,7 @@ def report(seconds: dict[Path, float]) -> str:
 def main() -> None:
     """Run all chapters and write the report."""
     os.environ["TQDM_DISABLE"] = "1"  # stored outputs hold no progress bars
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy's; a chapter sets torch's
     seconds = {path: run(path) for path in sorted(BOOK.glob("*.ipynb"))}
     (BOOK / "_generated" / "reproducibility.md").write_text(report(seconds))
 

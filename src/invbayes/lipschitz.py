@@ -73,8 +73,8 @@ class HalfLinear(nn.Module):
 class HalfAbs(HalfLinear):
     r"""The limit of `HalfLinear` for infinite sharpness: :math:`b \mapsto b` and :math:`b \mapsto |b|`.
 
-    Piecewise linear, so that automatic differentiation misses the kinks' share of the
-    divergence: kept to show what goes wrong.
+    Piecewise linear, so that automatic differentiation misses the kinks' share of the gradient of
+    the mean divergence in the parameters: kept to show what goes wrong.
 
     Example:
         >>> HalfAbs(2)(torch.tensor([[-3.0, -3.0]])).tolist()

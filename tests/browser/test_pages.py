@@ -72,6 +72,12 @@ def test_formulas_are_rendered(opened, book):
     assert seen["empty"] == 0
 
 
+def test_code_fits_the_column_of_a_small_desktop(opened):
+    """Lines of 84 letters, as book/ruff.toml allows, at the 1280 pixels of the page opened here."""
+    cut = "pres => pres.filter(p => p.scrollWidth > p.clientWidth).map(p => p.innerText)"
+    assert opened.page.locator(".cell_input pre").evaluate_all(cut) == []
+
+
 def test_sliders_change_the_picture(opened):
     boxes = opened.page.locator(".frame-slider").all()
     if not boxes:
