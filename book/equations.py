@@ -37,8 +37,8 @@ PROPER_NAMES = {
     "gaussian": "Gaussian",
     "hessian": "Hessian",
     "jacobian": "Jacobian",
+    "jacobians": "Jacobians",
     "lipschitz": "Lipschitz",
-    "map": "MAP",
     "tweedie": "Tweedie",
 }
 
@@ -93,8 +93,8 @@ def target(test: str) -> str:
 def spoken(test: str) -> str:
     """A test's name in words."""
     words = test.split("::")[1].removeprefix("test_").split("_")
-    words = [PROPER_NAMES.get(word, word) for word in words]
-    return " ".join([words[0][0].upper() + words[0][1:], *words[1:]])
+    text = " ".join(PROPER_NAMES.get(word, word) for word in words)
+    return (text[0].upper() + text[1:]).replace("map estimate", "MAP estimate")
 
 
 def row(statement: Statement, entry: dict) -> list[str]:

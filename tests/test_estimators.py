@@ -66,7 +66,7 @@ def test_in_the_normal_data_the_jacobian_is_symmetric_and_positive_definite(case
 
 
 @given(cases())
-def test_map_satisfies_its_normal_equation(case):
+def test_the_map_estimate_satisfies_its_normal_equation(case):
     prior, problem, y = case
     x = map_estimate(prior, problem, y)
     residual = ideal_forward_map(prior, problem, x) - problem.normal_data(y)

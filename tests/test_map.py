@@ -41,7 +41,7 @@ def best_centre(belief, radius):
 @pytest.mark.parametrize(
     ("weights", "widths"), [((0.75, 0.25), (1.0, 0.3)), ((0.5, 0.5), (0.6, 0.6))]
 )
-def test_the_best_small_ball_closes_in_on_map(weights, widths):
+def test_the_best_small_ball_closes_in_on_the_map_estimate(weights, widths):
     """The second posterior has two maximisers, and the ball may choose either."""
     means = torch.tensor([[-1.0, 0.2], [1.0, -0.2]]).double()
     covariances = torch.tensor(widths).double()[:, None, None] ** 2 * torch.eye(2).double()
@@ -73,7 +73,7 @@ def gentle(generator):
     return prior, problem, least, torch.linalg.eigvalsh(far_out)[-1].item()
 
 
-def test_where_the_energy_is_convex_map_is_unique_and_differentiable(generator):
+def test_where_the_energy_is_convex_the_map_estimate_is_unique_and_differentiable(generator):
     """D x_MAP = (A*A − δ² ∇² log p_X)⁻¹ A*, though the prior itself has two modes."""
     prior, problem, least, _ = gentle(generator)
     assert least > 0
@@ -99,7 +99,7 @@ def test_on_the_line_the_condition_of_smoothness_is_sharp():
         map_estimate(two_peaks(), torn, y)
 
 
-def test_the_ideal_forward_map_is_one_block_and_its_inverse_is_map(generator):
+def test_the_ideal_forward_map_is_one_block_and_its_inverse_is_the_map_estimate(generator):
     """φ_* = c (Id − f) with Lip(f) = L for the smallest L that the eigenvalues allow."""
     prior, problem, least, most = gentle(generator)
     scale, lipschitz = (most + least) / 2, (most - least) / (most + least)
@@ -159,7 +159,7 @@ def area(torn, level, left, right, *, weighted):
     return fixed_quad(lambda x: integrand(x).numpy(), left, right, n=200)[0]
 
 
-def test_map_never_falls_and_jumps_where_the_areas_are_equal(torn):
+def test_the_map_estimate_never_falls_and_jumps_where_the_areas_are_equal(torn):
     level, left, right = jump_of_map(*torn)
     y = torch.linspace(-3, 3, 601, dtype=torch.float64)
     x = map_estimate(*torn, y[:, None])[:, 0]
