@@ -13,11 +13,13 @@ from io import BytesIO
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 from IPython.display import HTML
 from ipywidgets import Image as ImageWidget
 from ipywidgets import ValueWidget, VBox
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
@@ -62,7 +64,7 @@ def draw_density(ax: Axes, log_prob: Callable[[Tensor], Tensor], box: Box, **sty
         >>> draw_density(ax, lambda x: -x.square().sum(-1), (-1, 1, -1, 1), cmap="Blues")
         >>> plt.close()
     """
-    points = lattice(box, rows=161, columns=161)
+    points = lattice(box, rows=121, columns=121)
     values = log_prob(points.reshape(-1, 2)).reshape(points.shape[:2])
     shape = (values - values.max()).exp()
     levels = torch.linspace(0.05, 1, 10).tolist()
@@ -144,16 +146,17 @@ def slider(
         )
     pictures = "".join(
         f'<img src="{_as_data_url(draw(value))}" alt="{escape(alt(value))}"'
-        f"{'' if i == start else ' hidden'}>"
+        f"{' hidden=hidden' * (i != start)}>"
         for i, value in enumerate(values)
     )
     names = escape(",".join(f"{value:g}" for value in values))
-    script = escape(_MOVE)
     return HTML(
-        f'<div class="frame-slider" data-lm-suppress-shortcuts="true" data-values="{names}"><label>{escape(label)} = '
-        f"<output>{values[start]:g}</output> "
+        f'<div class="frame-slider" data-values="{names}">'
+        f'<label style="display: block">{escape(label)} = '
+        f'<output style="display: inline-block; min-width: 3em">{values[start]:g}</output> '
         f'<input type="range" min="0" max="{len(values) - 1}" value="{start}" '
-        f'aria-valuetext="{values[start]:g}" oninput="{script}"></label>{pictures}</div>'
+        f'data-lm-suppress-shortcuts="true" aria-valuetext="{values[start]:g}" '
+        f'oninput="{escape(_MOVE)}"></label>{_HINT}{pictures}</div>'
     )
 
 
@@ -166,6 +169,9 @@ _MOVE = (
     "box.querySelector('output').textContent = value;"
     "this.setAttribute('aria-valuetext', value);"
 )
+# JupyterLab strips the script, and attributes without a value, from pages that it does not trust:
+# the hint is seen there only, and the pictures' hidden=hidden stays.
+_HINT = '<p hidden="">Run this cell to make the slider move.</p>'
 
 
 def live(draw: Callable[[float], Figure], control: ValueWidget) -> VBox:
@@ -184,14 +190,21 @@ def live(draw: Callable[[float], Figure], control: ValueWidget) -> VBox:
         >>> [type(part).__name__ for part in box.children]
         ['FloatSlider', 'Image']
     """
+    first = draw(control.value)
     picture = ImageWidget(
-        value=_as_png(draw(control.value)),
+        value=_as_png(first),
         format="png",
         layout={"align_self": "flex-start", "max_width": "100%"},  # its own size, not the page's
     )
+    # To lay a figure out takes as long as to draw it: the later ones take the first one's places.
+    places = [ax.get_position(original=True) for ax in first.axes]
 
     def redraw(change: dict[str, float]) -> None:
-        picture.value = _as_png(draw(change["new"]))
+        figure = draw(change["new"])
+        figure.set_layout_engine("none")
+        for ax, place in zip(figure.axes, places, strict=False):
+            ax.set_position(place)
+        picture.value = _as_png(figure)
 
     control.observe(redraw, names="value")
     return VBox([control, picture])
@@ -203,8 +216,11 @@ def _as_data_url(figure: Figure) -> str:
 
 def _as_png(figure: Figure) -> bytes:
     """A PNG of at most 64 colours, about a third of the size of a full one."""
-    drawn, small = BytesIO(), BytesIO()
-    figure.savefig(drawn, format="png", dpi=110)
+    figure.set_dpi(110)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # savefig would do it twice
     plt.close(figure)
-    Image.open(drawn).convert("RGB").quantize(64).save(small, format="png", optimize=True)
+    drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    small = BytesIO()
+    drawn.quantize(64).save(small, format="png", optimize=True)
     return small.getvalue()
