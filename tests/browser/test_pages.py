@@ -56,6 +56,16 @@ SLIDER = """box => ({
     told: box.querySelector('input').getAttribute('aria-valuetext'),
 })"""
 
+# Punctuation that has been left behind by its formula, at the start of the next line.
+LEFT_BEHIND = """() => [...document.querySelectorAll('span.math')].filter(formula => {
+    const text = formula.nextSibling;
+    if (text?.nodeType != Node.TEXT_NODE || !/^[.,;:?!)]/.test(text.data)) return false;
+    const mark = document.createRange();
+    mark.setStart(text, 0);
+    mark.setEnd(text, 1);
+    return mark.getBoundingClientRect().top > formula.getBoundingClientRect().bottom - 2;
+}).map(formula => formula.parentElement.textContent.slice(0, 80))"""
+
 # Closed solutions, handles and buttons, lines of code that run over the edge.
 LOST_ON_PAPER = """() => [...document.querySelector('.bd-content').querySelectorAll(
     'details:not([open]), .toggle-hidden, .frame-slider input, button, pre')].filter(
@@ -76,6 +86,12 @@ def test_code_fits_the_column_of_a_small_desktop(opened):
     """Lines of 84 letters, as book/ruff.toml allows, at the 1280 pixels of the page opened here."""
     cut = "pres => pres.filter(p => p.scrollWidth > p.clientWidth).map(p => p.innerText)"
     assert opened.page.locator(".cell_input pre").evaluate_all(cut) == []
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_line_begins_with_a_full_stop(opened, width):
+    opened.page.set_viewport_size({"width": width, "height": 900})
+    assert opened.page.evaluate(LEFT_BEHIND) == []
 
 
 def test_sliders_change_the_picture(opened):
