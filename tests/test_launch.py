@@ -19,8 +19,8 @@ import pytest
 import yaml
 
 from book import colab
+from tests.test_book import NOTEBOOKS, ROOT, code_cells
 
-ROOT = Path(__file__).parent.parent
 CHAPTER = "01_inverse_problems.ipynb"
 ADDRESS = "https://github.com/Someone/a-book"
 
@@ -93,12 +93,7 @@ def test_colab_gets_all_that_the_chapters_import():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     asked = [*project["dependencies"], *project["optional-dependencies"]["chapters"]]
     distributions = {line.split(">")[0] for line in asked}
-    code = "\n".join(
-        cell.source
-        for path in (ROOT / "book").glob("*.ipynb")
-        for cell in nbformat.read(path, as_version=4).cells
-        if cell.cell_type == "code"
-    )
+    code = "\n".join(cell.source for path in NOTEBOOKS for cell in code_cells(path))
     imported = set(re.findall(r"^(?:from|import) (\w+)", code, re.MULTILINE))
     for name in imported - sys.stdlib_module_names - {"invbayes"}:
         assert packages_distributions()[name][0].lower() in distributions, name

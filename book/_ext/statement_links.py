@@ -7,7 +7,7 @@ check in tests/browser fails where that row is missing.
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from typing import Any
 
 from sphinx.application import Sphinx
 
@@ -20,16 +20,15 @@ ROW = r"from_equation_to_code.html#row-\g<label>"
 LINK = rf'\1 <a class="to-code" href="{ROW}">code and check</a>'
 
 
-def add(app: Sphinx, error: Exception | None) -> None:
-    """Rewrite the chapters, once all pages have been written."""
-    if error or app.builder.format != "html":
-        return
-    for path in Path(app.outdir, "book").glob("[0-9]*.html"):
-        text = path.read_text(encoding="utf-8")
-        path.write_text(TITLE.sub(LINK, text), encoding="utf-8")
+def add(
+    _app: Sphinx, _page: str, _template: str, context: dict[str, Any], _tree: object
+) -> None:
+    """Add the links to a page's body, before it is written."""
+    if "body" in context:
+        context["body"] = TITLE.sub(LINK, context["body"])
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
-    app.connect("build-finished", add)
+    app.connect("html-page-context", add)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

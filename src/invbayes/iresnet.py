@@ -56,7 +56,6 @@ class InvertibleResNet(nn.Module):
         True
         >>> net.estimate_log_abs_det(x, terms=10, generator=generator).value.shape
         torch.Size([1])
-        >>> value, divergence = net.with_divergence(x)
     """
 
     def __init__(

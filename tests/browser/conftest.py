@@ -19,6 +19,7 @@ PAGES = [
     for name in ALL_PAGES
     if name != "index.html" and (not name.startswith("_modules") or "contraction" in name)
 ]
+DESKTOP = {"width": 1280, "height": 900}
 SYSTEM_BROWSERS = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
 
 
@@ -77,8 +78,7 @@ def opened(request, book, browser):
 
 def _open(book, browser, name):
     """The page, with what it asked for (``requests``) and complained of (``complaints``)."""
-    size = {"width": 1280, "height": 900}
-    context = browser.new_context(offline=True, viewport=size, has_touch=True)
+    context = browser.new_context(offline=True, viewport=DESKTOP, has_touch=True)
     context.set_default_timeout(60_000)
     requests, complaints = [], []
     context.on("request", lambda request: requests.append(request.url))

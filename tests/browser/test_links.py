@@ -64,7 +64,7 @@ def test_every_numbered_statement_leads_to_its_code_and_check(pages, book):
     rows = re.findall(r'id="(row-[^"]+)"', text)
     links = [link for name in pages for link in pages[name].links if "#row-" in link]
     assert len(rows) > 40
-    assert [target("book/x", link)[1] for link in links] == rows
+    assert [link.split("#")[1] for link in links] == rows
 
 
 @pytest.mark.parametrize("name", ALL_PAGES)

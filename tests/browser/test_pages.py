@@ -6,6 +6,8 @@ The checks on a page share one opened page, and run in the order of this file.
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
+from .conftest import DESKTOP
+
 # Each formula is hundreds of elements, in the colour of the text around it: a word instead of it
 # spares axe minutes.
 WORDS_FOR_FORMULAS = """() => document.querySelectorAll('mjx-container').forEach(
@@ -91,9 +93,9 @@ def test_code_fits_the_column_of_a_small_desktop(opened):
     assert opened.page.locator(".cell_input pre").evaluate_all(cut) == []
 
 
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("width", [390, DESKTOP["width"]])
 def test_no_line_begins_with_a_full_stop(opened, width):
-    opened.page.set_viewport_size({"width": width, "height": 900})
+    opened.page.set_viewport_size({**DESKTOP, "width": width})
     assert opened.page.evaluate(LEFT_BEHIND) == []
 
 
@@ -160,7 +162,7 @@ def test_no_sideways_scroll_on_a_phone(opened):
     width, moved = opened.page.evaluate(
         "() => { scrollTo(1000, 0); return [document.documentElement.scrollWidth, scrollX]; }"
     )
-    opened.page.set_viewport_size({"width": 1280, "height": 900})
+    opened.page.set_viewport_size(DESKTOP)
     assert (width, moved) == (390, 0)
 
 
@@ -175,7 +177,7 @@ def test_prints_on_white_paper_without_what_only_a_screen_can_do(opened):
     opened.page.evaluate("dispatchEvent(new Event('afterprint'))")
     assert settings.evaluate("settings => settings.theme") == "dark"
     opened.page.emulate_media(media="screen")
-    opened.page.set_viewport_size({"width": 1280, "height": 900})
+    opened.page.set_viewport_size(DESKTOP)
 
 
 # After the checks above, so that it has seen what they made the page do.
