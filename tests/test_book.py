@@ -22,31 +22,45 @@ NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
 # From the bottom up: a file may import from those before it only.
 FLOORS = [
     "_checks",
+    "_random",
     "errors",
     "progress",
-    "contraction",
-    "lipschitz",
-    "stochastic",
-    "iresnet",
-    "mixtures",
-    "problems",
-    "modes",
-    "posteriors",
-    "estimators",
-    "pushforward",
-    "objectives",
-    "samplers",
-    "training",
-    "linearised",
-    "stability",
-    "inertia",
-    "optimizers",
-    "adaptive_optimizer",
-    "deep_prior",
-    "observation_fit",
+    "bayes.operators",
+    "bayes.mixtures",
+    "bayes.problems",
+    "bayes.posteriors",
+    "bayes.modes",
+    "bayes.estimators",
+    "networks.contraction",
+    "networks.activations",
+    "networks.blocks",
+    "networks.dense",
+    "networks.stochastic",
+    "networks.iresnet",
+    "networks.saving",
+    "networks.pushforward",
+    "training.objectives",
+    "training.samplers",
+    "training.training",
+    "training.fitting",
+    "training.report",
+    "deep_prior.linearised",
+    "deep_prior.stability",
+    "deep_prior.inertia",
+    "deep_prior.optimizers",
+    "deep_prior.adaptive_optimizer",
+    "deep_prior.network",
+    "deep_prior.observation_fit",
     "examples",
     "figures",
 ]
+# What a wing may import besides itself and the files outside the wings.
+BELOW = {
+    "bayes": set(),
+    "networks": {"bayes"},
+    "training": {"bayes", "networks"},
+    "deep_prior": {"bayes"},
+}
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -125,12 +139,36 @@ def test_no_function_is_defined_in_two_notebooks():
     assert [name for name, count in names.items() if count > 1] == []
 
 
+def package_files():
+    root = ROOT / "src" / "invbayes"
+    for path in root.rglob("*.py"):
+        yield ".".join(path.relative_to(root).with_suffix("").parts), path.read_text()
+
+
 def test_imports_run_downwards():
-    files = {path.stem: path for path in (ROOT / "src" / "invbayes").glob("*.py")}
-    assert set(files) == {"__init__", *FLOORS}
+    files = {name: text for name, text in package_files() if not name.endswith("__init__")}
+    assert set(files) == {*FLOORS}
     for height, name in enumerate(FLOORS):
-        imported = re.findall(r"from invbayes\.(\w+) import", files[name].read_text())
+        imported = re.findall(r"from invbayes\.([\w.]+) import", files[name])
         assert all(FLOORS.index(other) < height for other in imported), name
+        assert not re.search(
+            r"^(import|from) invbayes( |\.figures| import)", files[name], re.MULTILINE
+        )
+        wing = name.split(".")[0]
+        wings = {other.split(".")[0] for other in imported} & BELOW.keys()
+        assert wings <= {wing} | BELOW.get(wing, BELOW.keys()), name
+
+
+def test_wings_hold_no_names_of_their_own():
+    """Public names stand once, in the package's own list."""
+    for name, text in package_files():
+        if name.endswith(".__init__"):
+            assert len(ast.parse(text).body) == 1, name
+
+
+def test_files_are_short():
+    for name, text in package_files():
+        assert len(text.splitlines()) <= 260, name
 
 
 def test_public_names_are_documented_and_listed():

@@ -1,45 +1,50 @@
 """Invertible networks as Bayesian point estimators: the package behind the book."""
 
-from invbayes.adaptive_optimizer import AdaptiveInertia
-from invbayes.contraction import fixed_point
-from invbayes.deep_prior import DeepPrior
-from invbayes.errors import NotConverged, TiedModes, TrainingDiverged
-from invbayes.estimators import (
+from invbayes.bayes.estimators import (
     ForwardEigenvalues,
     gaussian_forward_eigenvalues,
     ideal_forward_map,
     map_estimate,
     posterior_mean,
 )
-from invbayes.inertia import Trajectory, gradient_flow, inertial_flow
-from invbayes.iresnet import InvertibleResNet
-from invbayes.linearised import (
+from invbayes.bayes.mixtures import Expansion, GaussianMixture
+from invbayes.bayes.modes import global_mode, has_single_mode
+from invbayes.bayes.posteriors import data_density, normal_data_density, posterior
+from invbayes.bayes.problems import LinearProblem
+from invbayes.deep_prior.adaptive_optimizer import AdaptiveInertia
+from invbayes.deep_prior.inertia import Trajectory, gradient_flow, inertial_flow
+from invbayes.deep_prior.linearised import (
     decay_rate,
     linearised_gradient_flow,
     linearised_inertia,
     mode_roots,
     optimal_damping,
 )
-from invbayes.lipschitz import Elu, HalfAbs, HalfLinear, LipschitzDense, Tanh, UnitSpectralNorm
-from invbayes.mixtures import Expansion, GaussianMixture
-from invbayes.modes import global_mode, has_single_mode
-from invbayes.objectives import (
+from invbayes.deep_prior.network import DeepPrior
+from invbayes.deep_prior.observation_fit import DataMisfit, Iterate, fit_observation, iterates
+from invbayes.deep_prior.optimizers import Inertia
+from invbayes.deep_prior.stability import amplification, largest_step
+from invbayes.errors import NotConverged, TiedModes, TrainingDiverged
+from invbayes.networks.contraction import fixed_point
+from invbayes.networks.dense import Elu, HalfAbs, HalfLinear, LipschitzDense, Tanh, UnitSpectralNorm
+from invbayes.networks.iresnet import InvertibleResNet
+from invbayes.networks.pushforward import pushforward_log_prob, pushforward_score
+from invbayes.networks.stochastic import (
+    Estimate,
+    hutchinson_divergence,
+    log_det_series,
+    truncation_bound,
+)
+from invbayes.progress import progress_bar
+from invbayes.training.objectives import (
     Approximation,
     Divergence,
     LogDeterminant,
     Reconstruction,
     posterior_metric,
 )
-from invbayes.observation_fit import DataMisfit, Iterate, fit_observation, iterates
-from invbayes.optimizers import Inertia
-from invbayes.posteriors import data_density, normal_data_density, posterior
-from invbayes.problems import LinearProblem
-from invbayes.progress import progress_bar
-from invbayes.pushforward import pushforward_log_prob, pushforward_score
-from invbayes.samplers import fixed_samples, fresh_samples, quasi_samples
-from invbayes.stability import amplification, largest_step
-from invbayes.stochastic import Estimate, hutchinson_divergence, log_det_series, truncation_bound
-from invbayes.training import TrainingRecord, fit, train
+from invbayes.training.samplers import fixed_samples, fresh_samples, quasi_samples
+from invbayes.training.training import TrainingRecord, fit, train
 
 __all__ = [
     "AdaptiveInertia",

@@ -10,7 +10,7 @@ from scipy.linalg import toeplitz
 from torch import Tensor
 
 from invbayes._checks import check_count, check_positive
-from invbayes.mixtures import GaussianMixture
+from invbayes.bayes.mixtures import GaussianMixture
 
 
 def two_blobs(dtype: torch.dtype = torch.float64) -> GaussianMixture:

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from invbayes._checks import check_positive
-from invbayes.linearised import check_damping
-from invbayes.stability import largest_step
+from invbayes.deep_prior.linearised import check_damping
+from invbayes.deep_prior.stability import largest_step
 
 Closure = Callable[[], Tensor]
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from invbayes._checks import check_count, check_points, check_positive
-from invbayes.contraction import MapWithJacobian, check_contraction, fixed_point
-from invbayes.lipschitz import LipschitzDense
-from invbayes.stochastic import Estimate, log_det_series
+from invbayes.networks.contraction import MapWithJacobian, check_contraction, fixed_point
+from invbayes.networks.dense import LipschitzDense
+from invbayes.networks.stochastic import Estimate, log_det_series
 
 
 class InvertibleResNet(nn.Module):

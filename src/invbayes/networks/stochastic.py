@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from invbayes._checks import check_count, check_positive
-from invbayes.contraction import check_contraction
+from invbayes.networks.contraction import check_contraction
 
 Map = Callable[[Tensor], Tensor]
 

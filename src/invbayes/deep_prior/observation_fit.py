@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from invbayes._checks import check_count, check_positive, check_vector
-from invbayes.deep_prior import DeepPrior
+from invbayes.bayes.problems import LinearProblem
+from invbayes.deep_prior.network import DeepPrior
 from invbayes.errors import NotConverged, TrainingDiverged
-from invbayes.problems import LinearProblem
 from invbayes.progress import progress_bar
 
 

@@ -215,7 +215,7 @@ def test_a_component_without_weight_is_no_second_mode():
 def test_a_saddle_raises(monkeypatch):
     """With the start between two peaks alone, the climb stays on the saddle, and says so."""
     between = torch.tensor([[0.5, 0.5]], dtype=torch.float64)
-    monkeypatch.setattr("invbayes.modes._start_weights", lambda _: between)
+    monkeypatch.setattr("invbayes.bayes.modes._start_weights", lambda _: between)
     with pytest.raises(NotConverged, match="ended at a saddle point") as caught:
         global_mode(two_peaks())
     assert caught.value.bound == float("inf")

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from invbayes.lipschitz import ACTIVATIONS, LipschitzDense, UnitSpectralNorm
+from invbayes.networks.dense import ACTIVATIONS, LipschitzDense, UnitSpectralNorm
 from tests.conftest import jacobian_of
 
 each_activation = pytest.mark.parametrize("activation", list(ACTIVATIONS))

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from invbayes import NotConverged
-from invbayes.contraction import fixed_point
-from invbayes.lipschitz import LipschitzDense
+from invbayes.networks.contraction import fixed_point
+from invbayes.networks.dense import LipschitzDense
 
 BOUNDS = pytest.mark.parametrize("lipschitz", [0.5, 0.9, 0.97])
 METHODS = pytest.mark.parametrize("method", ["newton", "plain"])

@@ -6,8 +6,8 @@ import pytest
 import torch
 from scipy.optimize import minimize_scalar
 
-from invbayes.contraction import fixed_point
-from invbayes.iresnet import InvertibleResNet
+from invbayes.networks.contraction import fixed_point
+from invbayes.networks.iresnet import InvertibleResNet
 from tests.conftest import jacobian_of
 
 SHAPES = pytest.mark.parametrize(

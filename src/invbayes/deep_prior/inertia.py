@@ -11,8 +11,8 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from invbayes._checks import check_float_tensor, check_positive
+from invbayes.deep_prior.linearised import check_damping
 from invbayes.errors import NotConverged
-from invbayes.linearised import check_damping
 
 Gradient = Callable[[Tensor], Tensor]
 

@@ -10,10 +10,14 @@ from torch.distributions import MultivariateNormal
 
 from invbayes._checks import (
     check_count,
+    check_definite,
+    check_fits,
     check_float_tensor,
     check_points,
     check_same_dtype,
+    check_vector,
 )
+from invbayes._random import standard_normal
 
 
 class Expansion(NamedTuple):
@@ -33,6 +37,9 @@ class GaussianMixture:
     A batch of mixtures has leading axes ``(*B,)``, as a posterior for each of ``n``
     observations has ``(n,)``. Points broadcast against the batch, as in `torch.distributions`:
     ``(*S, *B, d)`` gives densities ``(*S, *B)``.
+
+    The parts are copied. Points so far away that their squared distance overflows have the
+    log-density −∞ and no score.
 
     Args:
         weights: ``(*B, K)``, not negative, each row summing to one.
@@ -61,16 +68,36 @@ class GaussianMixture:
         (tensor([[0.5000, 0.5000]]), tensor([[[1.]]]), tensor([-2.,  2.]))
         >>> p.score(torch.zeros(1, 1)), p.expand(torch.zeros(1, 1)).hessian
         (tensor([[0.]]), tensor([[[3.]]]))
+        >>> p.to(dtype=torch.float64).mean
+        tensor([0.], dtype=torch.float64)
         >>> GaussianMixture.gaussian(torch.zeros(2), torch.eye(2))
         GaussianMixture(batch_shape=(), components=1, dim=2)
     """
 
     def __init__(self, weights: Tensor, means: Tensor, covariances: Tensor) -> None:
         _check_mixture(weights, means, covariances)
+        self._hold(weights.clone(), means.clone(), _cholesky(covariances), covariances.clone())
+
+    def _hold(self, weights: Tensor, means: Tensor, factors: Tensor, covariances: Tensor) -> None:
         self.weights, self.means, self.covariances = weights, means, covariances
-        scale_tril = _cholesky(covariances)
-        self.components = MultivariateNormal(means, scale_tril=scale_tril, validate_args=False)
-        self._precisions = torch.cholesky_inverse(scale_tril)
+        self.components = MultivariateNormal(means, scale_tril=factors, validate_args=False)
+        self._factors, self._precisions = factors, torch.cholesky_inverse(factors)
+
+    @classmethod
+    def _from_factors(cls, weights: Tensor, means: Tensor, factors: Tensor) -> GaussianMixture:
+        """From lower Cholesky factors of the covariances, which may be too ill-conditioned to factor."""
+        made = object.__new__(cls)
+        made._hold(weights, means, factors, factors @ factors.mT)
+        return made
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> GaussianMixture:
+        """The same mixture on another device or in another dtype."""
+        parts = (self.weights, self.means, self._factors)
+        weights, means, factors = (part.to(device=device, dtype=dtype) for part in parts)
+        total = weights.sum(-1, keepdim=True)  # one, up to the new dtype's rounding
+        return GaussianMixture._from_factors(weights / total, means, factors)
 
     @classmethod
     def gaussian(cls, mean: Tensor, covariance: Tensor) -> GaussianMixture:
@@ -80,6 +107,9 @@ class GaussianMixture:
             mean: m, shape ``(d,)``.
             covariance: Σ, shape ``(d, d)``.
         """
+        check_float_tensor("mean", mean)
+        check_vector("mean", mean, mean.shape[-1] if mean.ndim else 1, like=mean)
+        check_definite("covariance", covariance, len(mean))
         return cls(mean.new_ones(1), mean[None], covariance[None])
 
     def __repr__(self) -> str:
@@ -107,9 +137,15 @@ class GaussianMixture:
         """Select mixtures along the first batch axis; shared covariances stay shared."""
         if not self.batch_shape:
             raise ValueError("index needs a batch of mixtures, this is a single one")
-        shared = self.covariances.ndim == 3
-        covariances = self.covariances if shared else self.covariances[index]
-        return GaussianMixture(self.weights[index], self.means[index], covariances)
+        factors = self._factors if self._factors.ndim == 3 else self._factors[index]
+        return GaussianMixture._from_factors(self.weights[index], self.means[index], factors)
+
+    def flattened(self) -> GaussianMixture:
+        """The same mixtures with exactly one batch axis; a single one becomes a batch of one."""
+        count, dim = self.num_components, self.dim
+        factors = self._factors if self._factors.ndim == 3 else self._factors.flatten(0, -4)
+        weights, means = self.weights.reshape(-1, count), self.means.reshape(-1, count, dim)
+        return GaussianMixture._from_factors(weights, means, factors)
 
     @property
     def mean(self) -> Tensor:
@@ -134,13 +170,14 @@ class GaussianMixture:
         """
         check_count("n", n)
         flat = self.weights.reshape(-1, self.num_components)
+        flat = flat if generator is None else flat.to(generator.device)
         chosen = torch.multinomial(flat, n, replacement=True, generator=generator)
-        chosen = chosen.T.reshape(n, *self.batch_shape, 1, 1)
+        chosen = chosen.to(self.means.device).T.reshape(n, *self.batch_shape, 1, 1)
         means = self.means.expand(n, *self.means.shape)
         mean = torch.take_along_dim(means, chosen, dim=-2).squeeze(-2)
-        scale_tril = self.components.scale_tril.expand(*means.shape, self.dim)
+        scale_tril = self._factors.expand(*means.shape, self.dim)
         scale = torch.take_along_dim(scale_tril, chosen[..., None], dim=-3).squeeze(-3)
-        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
+        noise = standard_normal(mean.shape, mean, generator)
         return mean + torch.einsum("...ij,...j->...i", scale, noise)
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -180,6 +217,7 @@ class GaussianMixture:
 
     def mean_precision(self, responsibilities: Tensor) -> Tensor:
         r""":math:`\sum_k r_k \Sigma_k^{-1}`, shape ``(*S, *B, d, d)``: the metric of an EM step."""
+        check_fits("responsibilities", responsibilities, (self.num_components,), like=self.means)
         return torch.einsum("...k,...kij->...ij", responsibilities, self._precisions)
 
     def pulls(self, x: Tensor) -> Tensor:

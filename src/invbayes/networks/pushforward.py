@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from invbayes._checks import check_points
-from invbayes.iresnet import InvertibleResNet
-from invbayes.mixtures import GaussianMixture
-from invbayes.posteriors import check_single
+from invbayes.bayes.mixtures import GaussianMixture
+from invbayes.bayes.posteriors import check_single
+from invbayes.networks.iresnet import InvertibleResNet
 
 
 def pushforward_log_prob(net: InvertibleResNet, prior: GaussianMixture, x: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.quasirandom import SobolEngine
 
 from invbayes._checks import check_points
-from invbayes.mixtures import GaussianMixture
-from invbayes.posteriors import check_fit
-from invbayes.problems import LinearProblem
+from invbayes.bayes.mixtures import GaussianMixture
+from invbayes.bayes.posteriors import check_fit
+from invbayes.bayes.problems import LinearProblem
 
 Sampler = Callable[[int, torch.Generator | None], tuple[Tensor, Tensor]]
 

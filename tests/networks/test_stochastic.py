@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from invbayes.iresnet import InvertibleResNet
-from invbayes.stochastic import hutchinson_divergence, log_det_series, truncation_bound
+from invbayes.networks.iresnet import InvertibleResNet
+from invbayes.networks.stochastic import hutchinson_divergence, log_det_series, truncation_bound
 from tests.conftest import assert_mean_close
 
 L = 0.8

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from invbayes._checks import check_positive
+from invbayes.deep_prior.linearised import check_damping
+from invbayes.deep_prior.optimizers import Closure, inertial_step
+from invbayes.deep_prior.stability import bounding_step
 from invbayes.errors import NotConverged
-from invbayes.linearised import check_damping
-from invbayes.optimizers import Closure, inertial_step
-from invbayes.stability import bounding_step
 
 
 class AdaptiveInertia(Optimizer):

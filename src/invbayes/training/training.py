@@ -15,13 +15,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from invbayes._checks import check_count
+from invbayes.bayes.mixtures import GaussianMixture
+from invbayes.bayes.problems import LinearProblem
 from invbayes.errors import TrainingDiverged
-from invbayes.iresnet import InvertibleResNet
-from invbayes.mixtures import GaussianMixture
-from invbayes.objectives import Objective
-from invbayes.problems import LinearProblem
+from invbayes.networks.iresnet import InvertibleResNet
 from invbayes.progress import progress_bar
-from invbayes.samplers import Sampler, quasi_samples
+from invbayes.training.objectives import Objective
+from invbayes.training.samplers import Sampler, quasi_samples
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 

@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from invbayes._checks import check_count, check_positive
+from invbayes._checks import check_count, check_instance, check_positive
+from invbayes.bayes.mixtures import GaussianMixture
 from invbayes.errors import NotConverged, TiedModes
-from invbayes.mixtures import GaussianMixture
 
 
 def global_mode(
@@ -60,12 +60,13 @@ def global_mode(
         >>> global_mode(p)
         tensor([9.])
     """
+    check_instance("mixture", mixture, GaussianMixture)
     tol = _default_tolerance(mixture) if tol is None else tol
     check_positive("tol", tol)
     check_count("max_steps", max_steps)
     if on_tie not in ("raise", "first"):
         raise ValueError(f"on_tie must be 'raise' or 'first', got {on_tie!r}")
-    flat = _flatten(mixture)
+    flat = mixture.flattened()
     modes, heights = _all_modes(flat, tol, max_steps)
     best = heights.argmax(-1)
     found = modes[torch.arange(len(best)), best]
@@ -94,7 +95,8 @@ def has_single_mode(mixture: GaussianMixture) -> Tensor:
         >>> has_single_mode(far), has_single_mode(GaussianMixture.gaussian(far.mean, far.covariance))
         (tensor(False), tensor(True))
     """
-    flat = _flatten(mixture)
+    check_instance("mixture", mixture, GaussianMixture)
+    flat = mixture.flattened()
     modes, heights = _all_modes(flat, _default_tolerance(mixture), max_steps=1000)
     found = modes[torch.arange(len(modes)), heights.argmax(-1)]
     _check_maximum(flat, found, max_steps=1000)
@@ -106,16 +108,6 @@ def has_single_mode(mixture: GaussianMixture) -> Tensor:
 
 def _default_tolerance(mixture: GaussianMixture) -> float:
     return 1e-10 if mixture.means.dtype == torch.float64 else 1e-5
-
-
-def _flatten(mixture: GaussianMixture) -> GaussianMixture:
-    """The same mixtures with exactly one batch axis."""
-    count, dim = mixture.num_components, mixture.dim
-    shared = mixture.covariances.ndim == 3
-    covariances = mixture.covariances if shared else mixture.covariances.flatten(0, -4)
-    return GaussianMixture(
-        mixture.weights.reshape(-1, count), mixture.means.reshape(-1, count, dim), covariances
-    )
 
 
 def _all_modes(flat: GaussianMixture, tol: float, max_steps: int) -> tuple[Tensor, Tensor]:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from invbayes._checks import check_float_tensor, check_positive, check_same_dtype
-from invbayes.iresnet import InvertibleResNet
-from invbayes.problems import LinearProblem, matched_weight
+from invbayes.bayes.problems import LinearProblem, matched_weight
+from invbayes.networks.iresnet import InvertibleResNet
 
 Objective = Callable[[InvertibleResNet, Tensor, Tensor], Tensor]
 

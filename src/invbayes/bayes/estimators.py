@@ -7,11 +7,11 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from invbayes._checks import check_float_tensor, check_positive
-from invbayes.mixtures import GaussianMixture
-from invbayes.modes import global_mode
-from invbayes.posteriors import posterior
-from invbayes.problems import LinearProblem, matched_weight
+from invbayes._checks import check_float_tensor, check_points, check_positive
+from invbayes.bayes.mixtures import GaussianMixture
+from invbayes.bayes.modes import global_mode
+from invbayes.bayes.posteriors import check_fit, posterior
+from invbayes.bayes.problems import LinearProblem, matched_weight
 
 
 def posterior_mean(prior: GaussianMixture, problem: LinearProblem, y: Tensor) -> Tensor:
@@ -107,7 +107,11 @@ def ideal_forward_map(
         >>> ideal_forward_map(prior, LinearProblem(torch.ones(1, 1), 1.0), torch.tensor([[1.0]]))
         tensor([[2.]])
     """
-    return problem.adjoint(problem.apply(x)) - matched_weight(problem, weight) * prior.score(x)
+    check_fit(prior, problem)
+    check_points("x", x, prior.dim, like=prior.means)
+    lifted = x.reshape(*x.shape[:-1], *problem.shape)
+    clean = problem.mean_normal_data(lifted).reshape(x.shape)
+    return clean - matched_weight(problem, weight) * prior.score(x)
 
 
 class ForwardEigenvalues(NamedTuple):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from invbayes._checks import check_positive
-from invbayes.linearised import check_damping, check_spectrum
+from invbayes.deep_prior.linearised import check_damping, check_spectrum
 
 
 def amplification(

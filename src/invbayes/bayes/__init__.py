@@ -1,0 +1,1 @@
+"""Part I of the book: problems, mixtures, posteriors, estimators. Exact; no network."""

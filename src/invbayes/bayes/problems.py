@@ -1,0 +1,258 @@
+"""Linear inverse problems with Gaussian noise: y = A x + η."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from invbayes._checks import (
+    check_definite,
+    check_points,
+    check_positive,
+    check_same_dtype,
+    number,
+)
+from invbayes._random import standard_normal
+from invbayes.bayes.operators import Function, Map, function_operator, matrix_operator
+
+
+class LinearProblem:
+    r"""A linear measurement with noise,
+
+    .. math:: y = A x + \eta, \qquad \eta \sim \mathcal{N}(0, \delta^2 I_m) \quad\text{or}\quad
+        \eta \sim \mathcal{N}(0, \Gamma).
+
+    With a covariance Γ = R R* everything that depends on the noise sees the whitened measurement
+    :math:`R^{-1} y`, whose operator is :math:`R^{-1} A` and whose noise has δ = 1.
+
+    Args:
+        operator: A, of any rank: a dense or sparse matrix ``(m, d)``, also of `scipy.sparse`; or
+            a function of batches, ``(n, *shape)`` to ``(n, *data_shape)``.
+        noise_std: δ > 0, the standard deviation of the noise, in the units of y.
+        noise_covariance: Γ in place of δ: ``(m, m)``, or its diagonal ``(m,)``.
+        shape: of one point, such as ``(1, 28, 28)``; for a function only.
+        adjoint: A* for a function: ``(n, *data_shape)`` to ``(n, *shape)``; by default by
+            automatic differentiation. Compared with A on random points.
+        dtype: of the points of a function; by default PyTorch's default.
+
+    Raises:
+        ValueError: if the operator is no finite matrix and no linear function, the adjoint is not
+            its adjoint, or not exactly one of δ and Γ is given and positive (definite).
+
+    Example:
+        >>> import torch
+        >>> problem = LinearProblem(torch.tensor([[1.0, 0.0], [0.0, 0.5]]), noise_std=0.1)
+        >>> problem.apply(torch.tensor([[2.0, 2.0]]))
+        tensor([[2., 1.]])
+        >>> y = torch.tensor([[2.0, 1.0]])
+        >>> problem.normal_data(y), torch.equal(problem.normal_data(y), problem.adjoint(y))
+        (tensor([[2.0000, 0.5000]]), True)
+        >>> torch.equal(problem.mean_normal_data(y), problem.normal_data(problem.apply(y)))
+        True
+        >>> problem.observe(torch.ones(5, 2), generator=torch.Generator().manual_seed(0)).shape
+        torch.Size([5, 2])
+        >>> mean = LinearProblem(lambda x: x.mean((-1, -2)), 0.1, shape=(3, 4, 4))
+        >>> mean.matrix.shape, mean.data_shape, mean.to(dtype=torch.float64).dtype
+        (torch.Size([3, 48]), torch.Size([3]), torch.float64)
+        >>> coloured = LinearProblem(torch.eye(2), noise_covariance=torch.tensor([4.0, 1.0]))
+        >>> coloured.whiten(y), coloured.normal_data(y)
+        (tensor([[1., 1.]]), tensor([[0.5000, 1.0000]]))
+    """
+
+    def __init__(
+        self,
+        operator: Tensor | Map,
+        noise_std: float | None = None,
+        *,
+        noise_covariance: Tensor | None = None,
+        shape: tuple[int, ...] | None = None,
+        adjoint: Map | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if callable(operator) and not isinstance(operator, Tensor):
+            if shape is None:
+                raise ValueError("shape, that of one point, is needed with a function as operator")
+            like = torch.zeros((), dtype=dtype or torch.get_default_dtype())
+            self._operator = function_operator(operator, adjoint, tuple(shape), like)
+        else:
+            if shape is not None or adjoint is not None or dtype is not None:
+                raise ValueError("shape, adjoint and dtype are for a function as operator only")
+            self._operator = matrix_operator(operator)
+        if (noise_std is None) == (noise_covariance is None):
+            raise ValueError("either noise_std or noise_covariance must be given, not both")
+        if noise_std is not None:
+            check_positive("noise_std", noise_std)
+            self._root = None
+        else:
+            self._root = _root(noise_covariance, self.data_dim, self._operator.like)
+        self._noise_std = 1.0 if noise_std is None else number("noise_std", noise_std)
+
+    def __repr__(self) -> str:
+        noise = f"noise_std={self.noise_std:g}" if self._root is None else "noise_covariance"
+        return f"LinearProblem({tuple(self.shape)} -> {tuple(self.data_shape)}, {noise})"
+
+    @property
+    def operator(self) -> Tensor | Map:
+        """A, as it was given."""
+        given = self._operator
+        return given.function if isinstance(given, Function) else given.like
+
+    @property
+    def noise_std(self) -> float:
+        """δ; one for a covariance, the level of the whitened noise."""
+        return self._noise_std
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape of one point; ``(d,)`` for a matrix."""
+        return torch.Size(self._operator.shape)
+
+    @property
+    def data_shape(self) -> torch.Size:
+        """The shape of one measurement; ``(m,)`` for a matrix."""
+        return torch.Size(self._operator.data_shape)
+
+    @property
+    def data_dim(self) -> int:
+        """m, the number of measurements."""
+        return self.data_shape.numel()
+
+    @property
+    def dim(self) -> int:
+        """d, the number of unknowns."""
+        return self.shape.numel()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of points and data."""
+        return self._operator.like.dtype
+
+    @property
+    def like(self) -> Tensor:
+        """A tensor of the points' dtype and device."""
+        return self._operator.like
+
+    @property
+    def matrix(self) -> Tensor:
+        """A as a dense matrix of flattened points, shape ``(m, d)``: for a function d evaluations."""
+        return self._operator.matrix()
+
+    @property
+    def white_matrix(self) -> Tensor:
+        r""":math:`R^{-1} A`, shape ``(m, d)``; A where the noise is white."""
+        return self._whiten(self.matrix.mT).mT
+
+    @property
+    def normal_operator(self) -> Tensor:
+        r""":math:`A^* A`, or :math:`A^* \Gamma^{-1} A`, shape ``(d, d)``."""
+        white = self.white_matrix
+        return white.mT @ white
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> LinearProblem:
+        """The same problem on another device or in another dtype."""
+        moved = object.__new__(LinearProblem)
+        moved._noise_std = self.noise_std
+        moved._operator = self._operator.to(device, dtype)
+        moved._root = None if self._root is None else self._root.to(device=device, dtype=dtype)
+        return moved
+
+    def apply(self, x: Tensor) -> Tensor:
+        """A x for points ``(*, *shape)``, shape ``(*, *data_shape)``."""
+        check_points("x", x, self.shape, like=self.like)
+        return _in_rows(self._operator.apply, x, len(self.shape))
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        r""":math:`A^* y` for data ``(*, *data_shape)``, shape ``(*, *shape)``."""
+        check_points("y", y, self.data_shape, like=self.like)
+        return _in_rows(self._operator.adjoint, y, len(self.data_shape))
+
+    def observe(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """One noisy observation y = A x + η of each point ``(*, *shape)``, ``(*, *data_shape)``.
+
+        Args:
+            x: the unknowns, shape ``(*, *shape)``.
+            generator: the source of the noise; without one, PyTorch's global generator.
+        """
+        clean = self.apply(x)
+        return clean + self.colour(standard_normal(clean.shape, clean, generator))
+
+    def colour(self, white: Tensor) -> Tensor:
+        """Noise η made of independent standard normal numbers of the data's shape."""
+        if self._root is None:
+            return self.noise_std * white
+        flat = white.reshape(*white.shape[: white.ndim - len(self.data_shape)], -1)
+        root = self._root
+        return (flat * root if root.ndim == 1 else flat @ root.mT).reshape(white.shape)
+
+    def whiten(self, y: Tensor) -> Tensor:
+        r""":math:`R^{-1} y`, whose noise has the standard deviation `noise_std`; y for white noise."""
+        check_points("y", y, self.data_shape, like=self.like)
+        flat = y.reshape(*y.shape[: y.ndim - len(self.data_shape)], -1)
+        return self._whiten(flat).reshape(y.shape)
+
+    def _whiten(self, flat: Tensor) -> Tensor:
+        """R⁻¹ for rows of flattened data."""
+        if self._root is None:
+            return flat
+        if self._root.ndim == 1:
+            return flat / self._root
+        return torch.linalg.solve_triangular(self._root.mT, flat, upper=True, left=False)
+
+    def normal_data(self, y: Tensor) -> Tensor:
+        r""":math:`z = A^* y`, or :math:`A^* \Gamma^{-1} y`, the right-hand side of the normal equation.
+
+        The data of the invertible network: z has as many entries as x, and no information about x
+        is lost on the way from y to z (Lemma 1 of arXiv 2510.26704).
+        """
+        white = self.whiten(y)
+        if self._root is not None:
+            flat, root = white.flatten(white.ndim - len(self.data_shape)), self._root
+            flat = flat / root if root.ndim == 1 else _transposed_solve(root, flat)
+            white = flat.reshape(y.shape)
+        return self.adjoint(white)
+
+    def mean_normal_data(self, x: Tensor) -> Tensor:
+        r""":math:`\mathbb{E}[z \mid x] = A^*\!A\, x`, or :math:`A^* \Gamma^{-1} A\, x`, ``(*, *shape)``."""
+        return self.normal_data(self.apply(x))
+
+
+def matched_weight(problem: LinearProblem, weight: float | None) -> float:
+    """A regularizer's weight δ̂² > 0, by default the matched one, δ²."""
+    if weight is not None:
+        check_positive("weight", weight)
+        return number("weight", weight)
+    matched = problem.noise_std * problem.noise_std
+    if not 0 < matched < math.inf:
+        raise ValueError(
+            f"noise_std must have a square that is finite and > 0, got {problem.noise_std}"
+        )
+    return matched
+
+
+def _transposed_solve(root: Tensor, rows: Tensor) -> Tensor:
+    """R⁻ᵀ v for each row v."""
+    return torch.linalg.solve_triangular(root, rows, upper=False, left=False)
+
+
+def _in_rows(function: Callable[[Tensor], Tensor], points: Tensor, axes: int) -> Tensor:
+    """Apply a function of one batch axis to points with any leading axes."""
+    lead = points.shape[: points.ndim - axes]
+    image = function(points.reshape(-1, *points.shape[points.ndim - axes :]))
+    return image.reshape(*lead, *image.shape[1:])
+
+
+def _root(covariance: Tensor, dim: int, like: Tensor) -> Tensor:
+    """The lower Cholesky factor of Γ, or the square roots of its diagonal."""
+    if isinstance(covariance, Tensor) and covariance.ndim == 1:
+        check_points("noise_covariance", covariance, dim, like=like)
+        if not (covariance > 0).all():
+            raise ValueError(f"noise_covariance must be > 0, got {covariance.min().item():.3g}")
+        return covariance.sqrt()
+    check_definite("noise_covariance", covariance, dim)
+    check_same_dtype(operator=like, noise_covariance=covariance)
+    return torch.linalg.cholesky(covariance)

@@ -1,0 +1,1 @@
+"""Part II of the book: blocks with a certified bound, invertible networks, their inverse."""
