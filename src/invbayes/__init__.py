@@ -4,6 +4,7 @@ from invbayes.bayes.estimators import (
     ForwardEigenvalues,
     gaussian_forward_eigenvalues,
     ideal_forward_map,
+    linear_estimate,
     map_estimate,
     posterior_mean,
 )
@@ -24,11 +25,14 @@ from invbayes.deep_prior.network import DeepPrior
 from invbayes.deep_prior.observation_fit import DataMisfit, Iterate, fit_observation, iterates
 from invbayes.deep_prior.optimizers import Inertia
 from invbayes.deep_prior.stability import amplification, largest_step
-from invbayes.errors import NotConverged, TiedModes, TrainingDiverged
+from invbayes.errors import NotConverged, RangeWarning, RunawayWarning, TiedModes, TrainingDiverged
+from invbayes.networks.activations import Elu, HalfAbs, HalfLinear, Tanh
+from invbayes.networks.blocks import Block
 from invbayes.networks.contraction import fixed_point
-from invbayes.networks.dense import Elu, HalfAbs, HalfLinear, LipschitzDense, Tanh, UnitSpectralNorm
+from invbayes.networks.dense import LipschitzDense, unit_spectral_norm
 from invbayes.networks.iresnet import InvertibleResNet
 from invbayes.networks.pushforward import pushforward_log_prob, pushforward_score
+from invbayes.networks.saving import load_network, save_network
 from invbayes.networks.stochastic import (
     Estimate,
     hutchinson_divergence,
@@ -36,19 +40,22 @@ from invbayes.networks.stochastic import (
     truncation_bound,
 )
 from invbayes.progress import progress_bar
+from invbayes.training.fitting import fit
+from invbayes.training.metrics import posterior_metric
 from invbayes.training.objectives import (
     Approximation,
     Divergence,
     LogDeterminant,
     Reconstruction,
-    posterior_metric,
 )
-from invbayes.training.samplers import fixed_samples, fresh_samples, quasi_samples
-from invbayes.training.training import TrainingRecord, fit, train
+from invbayes.training.report import Measured, Report, report
+from invbayes.training.samplers import fixed_samples, fresh_noise, fresh_samples, quasi_samples
+from invbayes.training.training import TrainingRecord, train
 
 __all__ = [
     "AdaptiveInertia",
     "Approximation",
+    "Block",
     "DataMisfit",
     "DeepPrior",
     "Divergence",
@@ -65,14 +72,17 @@ __all__ = [
     "LinearProblem",
     "LipschitzDense",
     "LogDeterminant",
+    "Measured",
     "NotConverged",
+    "RangeWarning",
     "Reconstruction",
+    "Report",
+    "RunawayWarning",
     "Tanh",
     "TiedModes",
     "TrainingDiverged",
     "TrainingRecord",
     "Trajectory",
-    "UnitSpectralNorm",
     "amplification",
     "data_density",
     "decay_rate",
@@ -80,6 +90,7 @@ __all__ = [
     "fit_observation",
     "fixed_point",
     "fixed_samples",
+    "fresh_noise",
     "fresh_samples",
     "gaussian_forward_eigenvalues",
     "global_mode",
@@ -90,8 +101,10 @@ __all__ = [
     "inertial_flow",
     "iterates",
     "largest_step",
+    "linear_estimate",
     "linearised_gradient_flow",
     "linearised_inertia",
+    "load_network",
     "log_det_series",
     "map_estimate",
     "mode_roots",
@@ -104,6 +117,9 @@ __all__ = [
     "pushforward_log_prob",
     "pushforward_score",
     "quasi_samples",
+    "report",
+    "save_network",
     "train",
     "truncation_bound",
+    "unit_spectral_norm",
 ]

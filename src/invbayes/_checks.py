@@ -116,6 +116,12 @@ def check_same_dtype(**tensors: Tensor) -> None:
             )
 
 
+def check_dtype(name: str, value: torch.dtype) -> None:
+    """Raise unless ``value`` is a dtype of real floating-point numbers."""
+    if not isinstance(value, torch.dtype) or not value.is_floating_point:
+        raise ValueError(f"{name} must be a floating-point dtype, got {value!r}")
+
+
 def check_instance(name: str, value: object, *kinds: type) -> None:
     """Raise unless ``value`` is an instance of one of the classes."""
     if not isinstance(value, kinds):

@@ -9,7 +9,7 @@ import torch
 from scipy.linalg import toeplitz
 from torch import Tensor
 
-from invbayes._checks import check_count, check_positive
+from invbayes._checks import check_count, check_dtype, check_positive, number
 from invbayes.bayes.mixtures import GaussianMixture
 
 
@@ -26,6 +26,7 @@ def two_blobs(dtype: torch.dtype = torch.float64) -> GaussianMixture:
         >>> two_blobs()
         GaussianMixture(batch_shape=(), components=2, dim=2)
     """
+    check_dtype("dtype", dtype)
     means = torch.tensor([[-1.0, -0.25], [1.0, 0.25]], dtype=dtype)
     covariances = torch.stack(
         [_tilted(0.4, 0.7, degrees=20, dtype=dtype), _tilted(0.4, 0.6, degrees=-15, dtype=dtype)]
@@ -45,6 +46,7 @@ def three_blobs(dtype: torch.dtype = torch.float64) -> GaussianMixture:
         >>> three_blobs()
         GaussianMixture(batch_shape=(), components=3, dim=2)
     """
+    check_dtype("dtype", dtype)
     means = torch.tensor([[-1.2, -0.6], [0.3, 1.1], [1.2, -0.7]], dtype=dtype)
     covariances = torch.stack(
         [
@@ -69,7 +71,7 @@ def two_peaks(
         dtype: of the mixture.
 
     Raises:
-        ValueError: if m or s is not above zero.
+        ValueError: if m or s is not above zero, or the dtype cannot hold m or s².
 
     Example:
         >>> two_peaks().mean
@@ -77,8 +79,15 @@ def two_peaks(
     """
     check_positive("separation", separation)
     check_positive("width", width)
-    means = torch.tensor([[-separation], [separation]], dtype=dtype)
-    covariances = torch.full((2, 1, 1), width**2, dtype=dtype)
+    check_dtype("dtype", dtype)
+    means = number("separation", separation) * torch.tensor([[-1.0], [1.0]], dtype=dtype)
+    covariances = torch.tensor(number("width", width), dtype=dtype).square().expand(2, 1, 1)
+    least, most = torch.finfo(dtype).tiny, torch.finfo(dtype).max
+    if not (means[1] <= most and least <= covariances[0] <= most):
+        raise ValueError(
+            f"separation and the square of width must be numbers that {dtype} can hold, "
+            f"got {separation} and {width}"
+        )
     return GaussianMixture(torch.full((2,), 0.5, dtype=dtype), means, covariances)
 
 
@@ -92,11 +101,11 @@ def smooth_signals(
     Args:
         size: the number of points, at least 1.
         length: the correlation length ℓ > 0, in points.
-        nugget: the share ν > 0 of white noise, which keeps Σ invertible.
+        nugget: the share ν of white noise, in (0, 1], which keeps Σ invertible.
         dtype: of the mixture.
 
     Raises:
-        ValueError: if an argument is not above zero.
+        ValueError: if an argument is out of its range, or ν too small for an invertible Σ.
 
     Example:
         >>> smooth_signals(size=32, length=4.0)
@@ -105,8 +114,11 @@ def smooth_signals(
     check_count("size", size)
     check_positive("length", length)
     check_positive("nugget", nugget)
-    kernel = torch.from_numpy(toeplitz(_bell(size, length))).to(dtype)
+    check_dtype("dtype", dtype)
+    kernel = torch.from_numpy(toeplitz(_bell(size, number("length", length)))).to(dtype)
     covariance = (1 - nugget) * kernel + nugget * torch.eye(size, dtype=dtype)
+    if nugget > 1 or torch.linalg.cholesky_ex(covariance).info:
+        raise ValueError(f"nugget must lie in (0, 1] and keep Σ invertible, got {nugget}")
     return GaussianMixture.gaussian(torch.zeros(size, dtype=dtype), covariance)
 
 
@@ -121,7 +133,7 @@ def blur_operator(size: int, width: float, dtype: torch.dtype = torch.float64) -
         dtype: of the matrix.
 
     Raises:
-        ValueError: if an argument is not above zero.
+        ValueError: if an argument is not above zero, or the dtype cannot hold 1 / w.
 
     Example:
         >>> blur_operator(size=5, width=1.0).diagonal()
@@ -129,12 +141,17 @@ def blur_operator(size: int, width: float, dtype: torch.dtype = torch.float64) -
     """
     check_count("size", size)
     check_positive("width", width)
+    check_dtype("dtype", dtype)
+    width = number("width", width)
+    if 1 / width > torch.finfo(dtype).max:
+        raise ValueError(f"width must have an inverse that {dtype} can hold, got {width}")
     row = _bell(size, width) / (math.sqrt(2 * math.pi) * width)
     return torch.from_numpy(toeplitz(row)).to(dtype)
 
 
 def _bell(size: int, width: float) -> np.ndarray:
-    return np.exp(-0.5 * (np.arange(size) / width) ** 2)
+    with np.errstate(over="ignore"):  # far out on a narrow bell it is zero
+        return np.exp(-0.5 * (np.arange(size) / width) ** 2)
 
 
 def _tilted(first_std: float, second_std: float, degrees: float, dtype: torch.dtype) -> Tensor:

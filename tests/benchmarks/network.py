@@ -38,7 +38,7 @@ def seconds(run: Callable[[], object], repeats: int = 7) -> float:
 def stretched(lipschitz: float, dim: int = 2) -> InvertibleResNet:
     """A network trained to use its bound: to shrink distances as far as it may."""
     generator = torch.Generator().manual_seed(0)
-    net = InvertibleResNet(dim, lipschitz=lipschitz, learn_scale=False, generator=generator)
+    net = InvertibleResNet.dense(dim, lipschitz=lipschitz, learn_scale=False, generator=generator)
     optimiser = torch.optim.Adam(net.parameters(), lr=1e-2)
     for _ in range(1500):
         x = torch.randn(256, dim, generator=generator)
@@ -108,7 +108,7 @@ def inversion(lipschitz: float) -> list[str]:
 
 def derivatives() -> list[str]:
     """A training step with exact derivatives against one without: N = 1024, width 32."""
-    net = InvertibleResNet(2, generator=torch.Generator().manual_seed(0)).float()
+    net = InvertibleResNet.dense(2, generator=torch.Generator().manual_seed(0)).float()
     x = torch.randn(1024, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float32)
 
     def step(loss: Callable[[], Tensor]) -> Callable[[], None]:
@@ -179,7 +179,7 @@ def growth() -> list[str]:
     """Times against the dimension, and the exponents of the largest half."""
     dims, times = [2, 8, 32, 64, 128], {"forward": [], "divergence": [], "log-determinant": []}
     for dim in dims:
-        net = InvertibleResNet(dim, (128, 128), generator=torch.Generator().manual_seed(0))
+        net = InvertibleResNet.dense(dim, (128, 128), generator=torch.Generator().manual_seed(0))
         x = torch.randn(256, dim, generator=torch.Generator().manual_seed(1))
         with torch.no_grad():
             times["forward"].append(seconds(lambda n=net, p=x: n(p)))

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from invbayes import AdaptiveInertia, NotConverged
-from tests.test_optimizers import SPECTRUM, closure_of, quadratic, two_parameters
+from tests.deep_prior.test_optimizers import SPECTRUM, closure_of, quadratic, two_parameters
 
 
 def test_the_adaptive_step_obeys_its_rules():
@@ -45,12 +45,13 @@ def test_the_adaptive_step_evaluates_anew_when_the_parameters_were_changed():
     assert optimizer.step(closure).item() == pytest.approx(expected)
 
 
-def test_rounding_of_the_loss_does_not_shrink_the_step(generator):
-    """Least squares with a positive minimum: there the losses differ by rounding only."""
+@pytest.mark.parametrize("shift", [0.0, -1000.0])
+def test_rounding_of_the_loss_does_not_shrink_the_step(generator, shift):
+    """Least squares with a minimum that is not zero: there the losses differ by rounding only."""
     matrix = torch.randn(30, 20, generator=generator, dtype=torch.float64) / 5
     theta, data = nn.Parameter(torch.zeros(20).double()), torch.ones(30).double()
     optimizer = AdaptiveInertia([theta], damping=1.0)
-    closure = closure_of(lambda: (matrix @ theta - data).square().sum() / 2, optimizer)
+    closure = closure_of(lambda: (matrix @ theta - data).square().sum() / 2 + shift, optimizer)
     for _ in range(1000):
         optimizer.step(closure)
     best = torch.linalg.lstsq(matrix, data[:, None]).solution[:, 0]
@@ -114,6 +115,24 @@ def test_a_refused_step_does_not_freeze_what_follows():
     for _ in range(10):
         optimizer.step(closure)
     assert theta.norm() < before / 2
+
+
+def test_sparse_gradients_are_refused():
+    table = nn.Embedding(4, 2, sparse=True)
+    optimizer = AdaptiveInertia(table.parameters(), damping=1.0)
+    with pytest.raises(ValueError, match="^params must have dense gradients"):
+        optimizer.step(closure_of(lambda: table(torch.tensor([1])).square().sum(), optimizer))
+
+
+def test_evaluations_are_counted_from_zero_and_the_first_curvature_is_the_callers():
+    theta, first = nn.Parameter(torch.ones(2).double()), torch.tensor(0.01)
+    optimizer = AdaptiveInertia([theta], damping=1.0, curvature=first)
+    assert optimizer.evaluations == 0
+    optimizer.step(quadratic([theta], optimizer, torch.ones(2).double()))
+    assert first == 0.01
+    # 0.01, 0.02, … 1.28 are tried, after the one evaluation at the start.
+    assert optimizer.param_groups[0]["curvature"] == pytest.approx(0.98 * 1.28)
+    assert optimizer.evaluations == 9
 
 
 def test_the_adaptive_step_takes_a_single_group():

@@ -176,6 +176,50 @@ def test_a_gradient_that_becomes_nan_raises():
 
 
 @pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"damping": 1e200}, "evaluations are used up"),
+        ({"damping": 1e8}, "evaluations are used up"),
+        ({"damping": 1e200, "hessian_damping": 1e200}, "after t = 0: the first step overflows"),
+    ],
+)
+def test_a_stiff_equation_raises(options, why):
+    with pytest.raises(NotConverged, match=why) as raised:
+        inertial_flow(gradient, START, TIMES, max_evaluations=2000, **options)
+    assert raised.value.steps == (1 if "overflows" in why else 2000)
+
+
+def test_a_flow_that_cannot_start_raises():
+    with pytest.raises(NotConverged, match="stopped after t = 0: ") as raised:
+        gradient_flow(lambda theta: 1e300 * theta, START, TIMES)
+    assert raised.value.steps > 0
+
+
+def test_the_evaluations_of_a_flow_are_counted():
+    calls = []
+
+    def counted(theta):
+        calls.append(theta)
+        return gradient(theta)
+
+    gradient_flow(counted, START, TIMES)
+    used = len(calls) - len(TIMES) - 1  # the velocities, and the check of the start
+    gradient_flow(gradient, START, TIMES, max_evaluations=used)
+    with pytest.raises(NotConverged, match="used up") as raised:
+        gradient_flow(gradient, START, TIMES, max_evaluations=used - 1)
+    assert raised.value.steps == used - 1
+
+
+def test_times_may_be_less_precise_than_the_start():
+    times = torch.tensor([0, 0.5, 6])
+    expected = gradient_flow(gradient, START, times.double())
+    for dtype in (torch.bfloat16, torch.float32):
+        got = gradient_flow(gradient, START, times.to(dtype))
+        assert torch.equal(got.position, expected.position)
+    assert torch.equal(expected.velocity, -torch.stack([gradient(t) for t in expected.position]))
+
+
+@pytest.mark.parametrize(
     ("change", "name"),
     [
         ({"damping": -0.1}, "damping"),
@@ -186,6 +230,11 @@ def test_a_gradient_that_becomes_nan_raises():
         ({"times": torch.tensor([1.0, 2.0])}, "times"),
         ({"times": torch.tensor([0.0, 2.0, 1.0])}, "times"),
         ({"times": torch.tensor([0.0])}, "times"),
+        ({"times": torch.tensor([0.0, 1.0, 1.0])}, "times"),
+        ({"times": torch.tensor([[0.0, 1.0], [2.0, 3.0]])}, "times"),
+        ({"times": torch.tensor([-1.0, 1.0])}, "times"),
+        ({"max_evaluations": 0}, "max_evaluations"),
+        ({"gradient": None}, "gradient"),
         ({"rtol": 0.0}, "rtol"),
         ({"atol": -1.0}, "atol"),
         ({"gradient": lambda theta: theta[:1]}, r"gradient\(start\)"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.integrate import quad
 
 from invbayes import DeepPrior
 from tests.conftest import assert_mean_close
@@ -42,6 +43,64 @@ def test_the_formula_and_the_kernel(options):
     assert net.input.norm().item() == pytest.approx(1)
     torch.testing.assert_close(net.kernel(), jacobian(net) @ jacobian(net).mT)
     assert not net.kernel().requires_grad
+
+
+@EVERY_KIND
+def test_the_adjoint_of_the_derivative(options):
+    net = DeepPrior(6, 8, generator=seeded(0), **options)
+    weights = torch.randn(3, *net.weight.shape, generator=seeded(1), dtype=torch.float64)
+    directions = torch.randn(3, 6, generator=seeded(2), dtype=torch.float64)
+    _, pull = torch.func.vjp(net.output, weights)
+    torch.testing.assert_close(net.pull_back(weights, directions), pull(directions)[0])
+    one = net.pull_back(weights[0], directions)
+    assert one.shape == weights.shape
+    torch.testing.assert_close(one[0], net.pull_back(weights[0], directions[0]))
+    each = torch.func.vmap(net.pull_back)(weights, directions)
+    torch.testing.assert_close(each, net.pull_back(weights, directions))
+    torch.testing.assert_close(torch.func.vmap(net.output)(weights), net.output(weights))
+
+
+@pytest.mark.parametrize("zero_start", [True, False])
+def test_the_start_is_drawn_in_order(zero_start):
+    """u, V, W, of any dtype; V with the variance 1 / E tanh'², by another quadrature."""
+    source, units = seeded(3), 4 if zero_start else 8
+    u, v, w = (torch.randn(s, generator=source) for s in [(2,), (6, units), (units, 2)])
+    density = lambda t: np.exp(-(t**2) / 2) / np.sqrt(2 * np.pi) / np.cosh(t) ** 4  # noqa: E731
+    v = v / quad(density, -np.inf, np.inf)[0] ** 0.5 / 8**0.5
+    if zero_start:
+        v, w = torch.cat([v, -v], 1), torch.cat([w, w])
+    options = {"input_dim": 2, "zero_start": zero_start, "dtype": torch.float32}
+    net = DeepPrior(6, 8, **options, generator=seeded(3))
+    torch.testing.assert_close(net.input, u / u.norm())
+    torch.testing.assert_close(net.output_weight, v)
+    torch.testing.assert_close(net.weight.detach(), w)
+    assert (net.dim, net.width) == (6, 8)
+
+
+def test_the_decoder_takes_the_dtype_of_the_network():
+    net = DeepPrior(6, 8, decoder=decoder().float(), generator=seeded(0))
+    assert net.decoder.dtype == net().dtype == net.limit_kernel().dtype == torch.float64
+
+
+def test_nan_is_passed_on():
+    net = DeepPrior(6, 8, generator=seeded(0))
+    broken = torch.full_like(net.weight, torch.nan)
+    assert net.output(broken).isnan().all()
+    assert net.pull_back(broken, torch.ones(6).double()).isnan().all()
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [None, np.ones((8, 1)), torch.ones(8, 1), torch.ones(8).double(), torch.ones(1, 8).double()],
+)
+def test_another_weight_is_refused(weight):
+    net = DeepPrior(6, 8, generator=seeded(0))
+    for call in net.output, lambda w: net.pull_back(w, torch.ones(6).double()):
+        with pytest.raises(ValueError, match="^weight must"):
+            call(weight)
+    for direction in weight, torch.ones(3, 5).double():
+        with pytest.raises(ValueError, match="^direction must"):
+            net.pull_back(net.weight, direction)
 
 
 @EVERY_KIND
@@ -126,6 +185,10 @@ def test_the_error_in_a_subspace_is_bounded_and_the_bound_is_attained(generator)
         ({"width": 2.5}, "width"),
         ({"width": 7, "zero_start": True}, "width"),
         ({"input_dim": -1}, "input_dim"),
+        ({"width": 10**30}, "width"),
+        ({"zero_start": "no"}, "zero_start"),
+        ({"dtype": torch.complex128}, "dtype"),
+        ({"dtype": "float64"}, "dtype"),
         ({"decoder": torch.ones(5, 3)}, "decoder"),
         ({"decoder": torch.ones(6)}, "decoder"),
         ({"decoder": torch.ones(6, 0)}, "decoder"),

@@ -111,12 +111,14 @@ def test_the_stability_bound_is_exact_on_the_linear_model(alpha, beta):
 
 def test_a_step_past_the_bound_warns_and_names_it():
     theta = [nn.Parameter(torch.ones(1))]
-    bound = largest_step(4.0, damping=0.5)
-    with pytest.warns(UserWarning, match=f"stability bound {bound:.4g}"):
-        Inertia(theta, bound, damping=0.5, largest_eigenvalue=4.0)
+    bound = largest_step(4.0, damping=0.5, hessian_damping=0.2)
+    options = {"damping": 0.5, "hessian_damping": 0.2, "largest_eigenvalue": 4.0}
+    with pytest.warns(UserWarning, match=f"stability bound {bound:.4g}") as warned:
+        Inertia(theta, bound, **options)
+    assert warned[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Inertia(theta, 0.999 * bound, damping=0.5, largest_eigenvalue=4.0)
+        Inertia(theta, 0.999 * bound, **options)
         Inertia(theta, 2 * bound, damping=0.5)
 
 
@@ -124,7 +126,7 @@ def test_it_trains_any_network():
     prior, problem = two_blobs(), LinearProblem(torch.eye(2).double(), noise_std=0.1)
     generator = torch.Generator().manual_seed(0)
     record = train(
-        InvertibleResNet(2, generator=generator).double(),
+        InvertibleResNet.dense(2, generator=generator).double(),
         Approximation(problem),
         fresh_samples(prior, problem),
         generator=generator,
@@ -143,6 +145,26 @@ def test_parameters_without_a_gradient_stay():
     assert optimizer.step() is None
     assert unused.detach().eq(1).all()
     assert moved.item() < 1
+
+
+def test_a_refused_group_is_not_added():
+    one, other = two_parameters()
+    optimizer = Inertia([one], lr=0.1, damping=1.0)
+    for name in ("lr", "damping", "hessian_damping"):
+        with pytest.raises(ValueError, match=f"^{name} must"):
+            optimizer.add_param_group({"params": [other], name: -1.0})
+    assert len(optimizer.param_groups) == 1
+
+
+def test_sparse_gradients_move_as_dense_ones_do():
+    tables = [nn.Embedding(4, 2, sparse=sparse) for sparse in (True, False)]
+    tables[1].load_state_dict(tables[0].state_dict())
+    for table in tables:
+        optimizer = Inertia(table.parameters(), 0.3, damping=1.0, hessian_damping=0.2)
+        for n in range(5):
+            loss = closure_of(lambda t=table, n=n: t(torch.tensor([1, n % 2])).sum(), optimizer)
+            optimizer.step(loss)
+    torch.testing.assert_close(tables[0].weight, tables[1].weight)
 
 
 def test_parameter_groups_have_their_own_options():

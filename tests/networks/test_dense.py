@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from invbayes.networks.dense import ACTIVATIONS, LipschitzDense, UnitSpectralNorm
+from invbayes.networks.activations import ACTIVATIONS
+from invbayes.networks.dense import LipschitzDense, unit_spectral_norm
 from tests.conftest import jacobian_of
 
 each_activation = pytest.mark.parametrize("activation", list(ACTIVATIONS))
@@ -54,8 +55,8 @@ def test_the_certificate_holds_at_every_training_step(dtype, generator):
 
 def test_normalising_has_the_right_gradient():
     weight = torch.randn(3, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    assert torch.autograd.gradcheck(UnitSpectralNorm(), weight.requires_grad_())
-    assert torch.equal(UnitSpectralNorm()(torch.zeros(2, 2)), torch.zeros(2, 2))
+    assert torch.autograd.gradcheck(unit_spectral_norm, weight.requires_grad_())
+    assert torch.equal(unit_spectral_norm(torch.zeros(2, 2)), torch.zeros(2, 2))
 
 
 @each_activation
@@ -78,7 +79,7 @@ def test_derivatives_can_be_differentiated(hidden, generator):
     """A loss on the divergence reaches the weights: against finite differences."""
     net = make(hidden=hidden)
     x = torch.randn(4, 3, generator=generator, dtype=torch.float64)
-    parameter = net.layers[1].parametrizations.weight.original
+    parameter = net.layers[1].raw
 
     def loss():
         return net.with_divergence(x)[1].sum() + net.with_jacobian(x)[1].square().sum()
@@ -134,10 +135,10 @@ def test_bad_points_are_named(method):
         call(torch.zeros(2, 4, dtype=torch.float64))
     with pytest.raises(ValueError, match=r"x must have dtype torch\.float64"):
         call(torch.zeros(2, 3))
-    with pytest.raises(ValueError, match="x must be finite"):
-        call(torch.full((2, 3), torch.nan, dtype=torch.float64))
+    with pytest.raises(ValueError, match="x must be a floating-point tensor, got list"):
+        call([0.0, 0.0, 0.0])
 
 
 def test_a_state_of_another_shape_is_refused():
-    with pytest.raises(RuntimeError, match="size mismatch"):
+    with pytest.raises(ValueError, match="state_dict belongs to another block"):
         make(hidden=(4, 4)).load_state_dict(make(hidden=(8, 5)).state_dict())

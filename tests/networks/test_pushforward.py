@@ -23,7 +23,7 @@ from invbayes.figures import lattice
 
 @pytest.fixture
 def net(generator):
-    return InvertibleResNet(2, (8, 8), 2, 0.5, scale=1.4, generator=generator).double()
+    return InvertibleResNet.dense(2, (8, 8), 2, 0.5, scale=1.4, generator=generator).double()
 
 
 def test_the_density_integrates_to_one(net):
@@ -41,7 +41,7 @@ def test_the_density_integrates_to_one(net):
 def test_on_the_line_the_density_is_the_slope_of_the_distribution_function(generator):
     """φ rises, so P(φ(x) ≤ z) = P(x ≤ φ⁻¹(z)): density and entropy without any derivative of φ."""
     prior = two_peaks()
-    net = InvertibleResNet(1, (8, 8), 2, 0.5, scale=1.4, generator=generator).double()
+    net = InvertibleResNet.dense(1, (8, 8), 2, 0.5, scale=1.4, generator=generator).double()
     net.requires_grad_(False)
     z = torch.linspace(-12, 12, 16_001, dtype=torch.float64)[:, None]  # edges and centres of cells
     x = net.inverse(z, 1e-12)

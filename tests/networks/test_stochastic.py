@@ -14,7 +14,7 @@ L = 0.8
 
 @pytest.fixture
 def block():
-    net = InvertibleResNet(
+    net = InvertibleResNet.dense(
         4, (8, 8), lipschitz=L, learn_scale=False, generator=torch.Generator().manual_seed(2)
     )
     return net.double()
@@ -99,7 +99,7 @@ def test_weights_of_the_points_reach_the_gradient(which, block, x, generator):
 
 
 def test_a_network_of_blocks_sums_them(x, generator):
-    net = InvertibleResNet(
+    net = InvertibleResNet.dense(
         4, (8, 8), blocks=3, lipschitz=0.5, scale=1.4, generator=torch.Generator().manual_seed(4)
     ).double()
     many = x.repeat(3000, 1)

@@ -33,7 +33,7 @@ METRIC = torch.tensor([[2.0, 0.3], [0.3, 1.0]], dtype=torch.float64)
 @pytest.fixture
 def batch(generator):
     """A network, a problem with A*A not the identity, and samples whose z is not A*A x."""
-    net = InvertibleResNet(2, (8, 8), lipschitz=0.6, generator=generator).double()
+    net = InvertibleResNet.dense(2, (8, 8), lipschitz=0.6, generator=generator).double()
     problem = LinearProblem(random_operator(3, 2, 2, generator), noise_std=0.3)
     x = torch.randn(30, 2, generator=generator, dtype=torch.float64)
     z = problem.normal_data(problem.observe(x, generator=generator))
@@ -83,7 +83,7 @@ def test_the_gradient_of_reconstruction_is_that_of_unrolled_iterations(batch):
 
 def test_reconstruction_starts_from_the_truth(batch, monkeypatch):
     net, _, x, _ = batch
-    monkeypatch.setattr("invbayes.contraction._advance", lambda *_: pytest.fail("a step was made"))
+    monkeypatch.setattr("invbayes.networks.steps.Steps.advance", lambda *_: pytest.fail("a step was made"))
     assert Reconstruction()(net, x, net(x).detach()) == 0
 
 
@@ -94,7 +94,9 @@ def test_the_mean_divergence_is_minus_the_mean_product_with_the_score(
     activation, accuracy, generator
 ):
     """By the trapezium rule; the last map is Lipschitz only, with a divergence that jumps."""
-    net = InvertibleResNet(2, (8, 8), 1, 0.9, activation=activation, generator=generator).double()
+    net = InvertibleResNet.dense(
+        2, (8, 8), 1, 0.9, activation=activation, generator=generator
+    ).double()
     prior, points = two_blobs(), lattice((-7, 7, -7, 7), rows=281, columns=281).reshape(-1, 2)
     mass = prior.log_prob(points).exp() * 0.05**2
     divergence = mass @ net.divergence(points)
@@ -108,7 +110,7 @@ def test_divergence_losses_differ_as_the_distances_to_the_ideal_map(options, gen
     """By half the difference of the mean squares, for two maps that nobody trained."""
     prior, problem = two_blobs(), LinearProblem(random_operator(3, 2, 2, generator), noise_std=0.5)
     nets = [
-        InvertibleResNet(2, (8,), lipschitz=0.9, scale=c, generator=generator).double()
+        InvertibleResNet.dense(2, (8,), lipschitz=0.9, scale=c, generator=generator).double()
         for c in (2.0, 0.6)
     ]
     objective, weight = Divergence(problem, **options), options.get("weight", 0.25)
@@ -215,7 +217,7 @@ def test_the_closed_forms_for_a_gaussian_prior_are_stationary(singular, sigma, n
     [
         (
             lambda p: Approximation(p, metric=torch.eye(3).double()),
-            r"metric must have shape \(2, 2\)",
+            r"metric must be a matrix of shape \(2, 2\)",
         ),
         (lambda p: Approximation(p, metric=torch.eye(2)), "metric must have the dtype of operator"),
         (lambda p: Divergence(p, metric=-METRIC), "metric must be symmetric positive definite"),

@@ -75,7 +75,7 @@ def test_the_ends_of_the_cube_are_finite(monkeypatch, u):
     prior = GaussianMixture.gaussian(torch.zeros(1).double(), torch.ones(1, 1).double())
     sampler = quasi_samples(prior, LinearProblem(torch.ones(1, 1).double(), 1.0))
     ends = torch.full((4, 3), u, dtype=torch.float64)
-    monkeypatch.setattr("invbayes.samplers.SobolEngine.draw", lambda *_, **__: ends)
+    monkeypatch.setattr("invbayes.training.samplers.SobolEngine.draw", lambda *_, **__: ends)
     assert all(torch.isfinite(part).all() for part in sampler(4, None))
 
 

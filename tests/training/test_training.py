@@ -36,7 +36,7 @@ SGD = partial(torch.optim.SGD, lr=0.1)
 
 def make(**options):
     generator = torch.Generator().manual_seed(0)
-    return InvertibleResNet(2, (16, 16), generator=generator, **options).double()
+    return InvertibleResNet.dense(2, (16, 16), generator=generator, **options).double()
 
 
 def weights(net):
@@ -123,7 +123,7 @@ def test_fit_trains_a_new_network_and_freezes_it():
     run = {"steps": 3, "generator": generator, "progress": False}
     net, record = fit(Divergence(PROBLEM), PRIOR, PROBLEM, **run, **options)
     generator.manual_seed(4)
-    same = InvertibleResNet(2, generator=generator, **options).double()
+    same = InvertibleResNet.dense(2, generator=generator, **options).double()
     sampler = quasi_samples(PRIOR, PROBLEM, generator=generator)
     assert torch.equal(train(same, Divergence(PROBLEM), sampler, **run).losses, record.losses)
     assert torch.equal(weights(net), weights(same))

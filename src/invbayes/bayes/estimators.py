@@ -7,10 +7,17 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from invbayes._checks import check_float_tensor, check_points, check_positive
+from invbayes._checks import (
+    check_float_tensor,
+    check_instance,
+    check_points,
+    check_positive,
+    number,
+    reads_finite,
+)
 from invbayes.bayes.mixtures import GaussianMixture
 from invbayes.bayes.modes import global_mode
-from invbayes.bayes.posteriors import check_fit, posterior
+from invbayes.bayes.posteriors import check_fit, filter_factors, posterior, rounding_of
 from invbayes.bayes.problems import LinearProblem, matched_weight
 
 
@@ -39,6 +46,53 @@ def posterior_mean(prior: GaussianMixture, problem: LinearProblem, y: Tensor) ->
         tensor([[1.]])
     """
     return posterior(prior, problem, y).mean
+
+
+def linear_estimate(samples: Tensor, problem: LinearProblem, y: Tensor) -> Tensor:
+    r"""The best affine estimate, from samples of the prior,
+
+    .. math:: \hat x(y) = m + \Sigma A^* (A \Sigma A^* + \delta^2 I)^{-1} (y - A m),
+
+    with the samples' mean m and covariance :math:`\Sigma = F F^*`, where F has the columns
+    :math:`(x_i - m) / \sqrt n`. Of all affine maps of y it has the least mean squared error over
+    the samples. Σ may be singular: neither Σ nor A is formed, only the singular value
+    decomposition of :math:`R^{-1} A F`.
+
+    Args:
+        samples: n points :math:`x_i`, shape ``(n, *shape)``.
+        problem: the measurement.
+        y: observations, shape ``(*B, *data_shape)``.
+
+    Returns:
+        Estimates, shape ``(*B, *shape)``.
+
+    Raises:
+        ValueError: for shapes or dtypes that do not fit, NaN, or no samples.
+
+    Source: the linear minimum mean square error estimator; Kay, Fundamentals of Statistical
+    Signal Processing, volume I, 1993, Theorem 12.1.
+
+    Example:
+        >>> import torch
+        >>> samples = torch.tensor([[-1.0], [1.0]])
+        >>> linear_estimate(samples, LinearProblem(torch.ones(1, 1), 1.0), torch.tensor([[2.0]]))
+        tensor([[1.]])
+    """
+    check_instance("problem", problem, LinearProblem)
+    check_points("samples", samples, problem.shape, like=problem.like)
+    check_points("y", y, problem.data_shape, like=problem.like)
+    if samples.ndim != 1 + len(problem.shape) or not len(samples):
+        wanted = ", ".join(["n", *map(str, problem.shape)])
+        raise ValueError(f"samples must have shape ({wanted}), got {tuple(samples.shape)}")
+    mean = samples.mean(0)
+    centred = (samples - mean) / len(samples) ** 0.5
+    images = problem.whiten(problem.apply(centred)).reshape(len(samples), -1)
+    right, gains, left = torch.linalg.svd(images, full_matrices=False)
+    gains = torch.where(gains > rounding_of(gains, problem), gains, 0)
+    lead = y.shape[: y.ndim - len(problem.data_shape)]
+    residual = problem.whiten(y - problem.apply(mean)).reshape(*lead, problem.data_dim)
+    shares = (residual @ left.mT * filter_factors(gains, problem.noise_std)) @ right.mT
+    return mean + (shares @ centred.flatten(1)).reshape(*lead, *problem.shape)
 
 
 def map_estimate(
@@ -148,7 +202,8 @@ def gaussian_forward_eigenvalues(
         noise_std: δ > 0.
 
     Raises:
-        ValueError: for a negative or non-finite singular value, or σ or δ not above zero.
+        ValueError: for a negative or non-finite singular value, σ or δ not above zero, or squares
+            that overflow.
 
     Source: minimising each loss of arXiv 2510.26704 over linear maps, as in arXiv 2306.01335.
 
@@ -163,10 +218,16 @@ def gaussian_forward_eigenvalues(
         raise ValueError(f"singular_values must not be negative, got {least:.3g}")
     check_positive("prior_std", prior_std)
     check_positive("noise_std", noise_std)
-    square, ratio = singular_values**2, (noise_std / prior_std) ** 2
+    root = number("noise_std", noise_std) / number("prior_std", prior_std)
+    square, ratio = singular_values**2, root * root
+    if not (0 < ratio <= torch.finfo(square.dtype).max and reads_finite(square)):
+        raise ValueError(
+            "singular_values and noise_std / prior_std must have finite squares, the latter > 0, "
+            f"got {noise_std} / {prior_std}"
+        )
     return ForwardEigenvalues(
         approximation=square,
         posterior=square + ratio,
-        log_det=(square + torch.sqrt(square**2 + 4 * ratio)) / 2,
-        log_det_metric=(square + torch.sqrt(square**2 + 4 * square * ratio)) / 2,
+        log_det=(square + torch.hypot(square, torch.full_like(square, 2 * root))) / 2,
+        log_det_metric=(square + torch.hypot(square, 2 * root * singular_values)) / 2,
     )

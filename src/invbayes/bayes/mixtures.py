@@ -8,16 +8,9 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from invbayes._checks import (
-    check_count,
-    check_definite,
-    check_fits,
-    check_float_tensor,
-    check_points,
-    check_same_dtype,
-    check_vector,
-)
+from invbayes._checks import check_count, check_dtype, check_fits, check_points, reads_finite
 from invbayes._random import standard_normal
+from invbayes.bayes.mixture_parts import check_gaussian, check_mixture, lower_factors
 
 
 class Expansion(NamedTuple):
@@ -75,8 +68,9 @@ class GaussianMixture:
     """
 
     def __init__(self, weights: Tensor, means: Tensor, covariances: Tensor) -> None:
-        _check_mixture(weights, means, covariances)
-        self._hold(weights.clone(), means.clone(), _cholesky(covariances), covariances.clone())
+        check_mixture(weights, means, covariances)
+        factors = lower_factors("covariances", covariances)
+        self._hold(weights.clone(), means.clone(), factors, covariances.clone())
 
     def _hold(self, weights: Tensor, means: Tensor, factors: Tensor, covariances: Tensor) -> None:
         self.weights, self.means, self.covariances = weights, means, covariances
@@ -94,10 +88,15 @@ class GaussianMixture:
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> GaussianMixture:
         """The same mixture on another device or in another dtype."""
+        if dtype is not None:
+            check_dtype("dtype", dtype)
         parts = (self.weights, self.means, self._factors)
         weights, means, factors = (part.to(device=device, dtype=dtype) for part in parts)
         total = weights.sum(-1, keepdim=True)  # one, up to the new dtype's rounding
-        return GaussianMixture._from_factors(weights / total, means, factors)
+        moved = GaussianMixture._from_factors(weights / total, means, factors)
+        if not (reads_finite(means) and reads_finite(moved._precisions)):
+            raise ValueError(f"dtype must hold the means and precisions, which overflow in {dtype}")
+        return moved
 
     @classmethod
     def gaussian(cls, mean: Tensor, covariance: Tensor) -> GaussianMixture:
@@ -107,9 +106,7 @@ class GaussianMixture:
             mean: m, shape ``(d,)``.
             covariance: Σ, shape ``(d, d)``.
         """
-        check_float_tensor("mean", mean)
-        check_vector("mean", mean, mean.shape[-1] if mean.ndim else 1, like=mean)
-        check_definite("covariance", covariance, len(mean))
+        check_gaussian(mean, covariance)
         return cls(mean.new_ones(1), mean[None], covariance[None])
 
     def __repr__(self) -> str:
@@ -234,44 +231,3 @@ class GaussianMixture:
 
 def _outer(v: Tensor) -> Tensor:
     return v[..., :, None] * v[..., None, :]
-
-
-def _check_mixture(weights: Tensor, means: Tensor, covariances: Tensor) -> None:
-    """Raise for parts that do not fit together or are not a mixture's."""
-    parts = {"weights": weights, "means": means, "covariances": covariances}
-    for name, value in parts.items():
-        check_float_tensor(name, value)
-    check_same_dtype(**parts)
-    _check_shapes(weights, means, covariances)
-    total = weights.sum(-1)
-    slack = 10 * weights.shape[-1] * torch.finfo(weights.dtype).eps
-    if (weights < 0).any():
-        raise ValueError(f"weights must not be negative, got {weights.min().item():.3g}")
-    if ((total - 1).abs() > slack).any():
-        worst = total.flatten()[(total - 1).abs().argmax()].item()
-        raise ValueError(f"weights must sum to one, got a sum of {worst:.6g}")
-
-
-def _check_shapes(weights: Tensor, means: Tensor, covariances: Tensor) -> None:
-    if means.ndim < 2 or 0 in means.shape[-2:]:
-        raise ValueError(f"means must have shape (*B, K, d), got {tuple(means.shape)}")
-    if weights.shape != means.shape[:-1]:
-        expected = tuple(means.shape[:-1])
-        raise ValueError(f"weights must have shape {expected}, got {tuple(weights.shape)}")
-    full = (*means.shape, means.shape[-1])
-    if covariances.shape not in (full, full[-3:]):
-        raise ValueError(f"covariances must have shape {full}, got {tuple(covariances.shape)}")
-
-
-def _cholesky(covariances: Tensor) -> Tensor:
-    """The lower Cholesky factors, or a ValueError that names the argument."""
-    slack = (
-        100 * torch.finfo(covariances.dtype).eps * covariances.abs().amax((-2, -1), keepdim=True)
-    )
-    if ((covariances - covariances.mT).abs() > slack).any():
-        raise ValueError("covariances must be symmetric")
-    scale_tril, failed = torch.linalg.cholesky_ex(covariances)
-    if failed.any():
-        least = torch.linalg.eigvalsh(covariances).min().item()
-        raise ValueError(f"covariances must be positive definite, got an eigenvalue of {least:.3g}")
-    return scale_tril

@@ -10,7 +10,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from invbayes._checks import check_callable, check_count, check_matrix
+from invbayes._checks import check_callable, check_count, check_float_tensor, check_matrix
 
 Map = Callable[[Tensor], Tensor]
 
@@ -97,7 +97,8 @@ class Function(Operator):
     def matrix(self) -> Tensor:
         """The image of every unit vector: d evaluations in one batch."""
         units = torch.eye(self.shape.numel()).to(self.like)
-        return self.apply(units.reshape(-1, *self.shape)).flatten(1).mT.contiguous()
+        image = self.apply(units.reshape(-1, *self.shape))
+        return image.reshape(len(units), -1).mT.contiguous()
 
     def to(self, device: torch.device | None, dtype: torch.dtype | None) -> Operator:
         """The same function, which must follow its input's device and dtype."""
@@ -108,53 +109,63 @@ class Function(Operator):
 def matrix_operator(operator: Tensor) -> Matrix:
     """A checked copy of a dense or sparse matrix, also one of `scipy.sparse`."""
     if sparse.issparse(operator):
-        found = operator.tocoo()
-        place = torch.stack([torch.from_numpy(part.copy()).long() for part in found.coords])
-        operator = torch.sparse_coo_tensor(place, torch.from_numpy(found.data.copy()), found.shape)
-    if isinstance(operator, Tensor) and operator.layout != torch.strided:
-        operator = (operator if operator.is_sparse else operator.to_sparse()).coalesce()
-        check_matrix("operator", operator.values()[None], None)
+        operator = _from_scipy(operator)
+    if not isinstance(operator, Tensor) or operator.layout == torch.strided:
+        check_matrix("operator", operator, None)
         return Matrix(operator.clone())
-    check_matrix("operator", operator, None)
-    return Matrix(operator.clone())
+    if operator.ndim != 2 or 0 in operator.shape:
+        raise ValueError(f"operator must be a matrix of shape (m, d), got {tuple(operator.shape)}")
+    found = (operator if operator.is_sparse else operator.to_sparse()).coalesce()
+    check_float_tensor("operator", found.values())
+    return Matrix(found.clone())
+
+
+def _from_scipy(operator: sparse.sparray) -> Tensor:
+    found = operator.tocoo()
+    places = torch.stack([torch.from_numpy(axis.astype("int64")) for axis in found.coords])
+    values = torch.from_numpy(found.data.copy())
+    return torch.sparse_coo_tensor(places, values, found.shape, check_invariants=True)
 
 
 def function_operator(
-    function: Map, adjoint: Map | None, shape: tuple[int, ...], like: Tensor
+    function: Map, adjoint: Map | None, shape: tuple[int, ...] | None, like: Tensor
 ) -> Function:
     """A function as an operator; tried on random points, its adjoint compared with it."""
-    for name, value in {"operator": function, **({"adjoint": adjoint} if adjoint else {})}.items():
-        check_callable(name, value)
-    for size in shape:
-        check_count("shape", size)
+    shape = _point_shape(shape)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, *shape, generator=generator, dtype=like.dtype).to(like.device)
     image = _tried("operator", function, x)
-    found = Function(function, adjoint, torch.Size(shape), image.shape[1:], like)
+    found = Function(function, adjoint, shape, image.shape[1:], like)
     y = torch.randn(image.shape, generator=generator, dtype=like.dtype).to(like.device)
-    back = _tried("adjoint", found.adjoint, y, hint="; or give the adjoint as a function")
-    if back.shape != x.shape:
-        raise ValueError(
-            f"adjoint must map (n, *{tuple(y.shape[1:])}) to (n, *{shape}), got {tuple(back.shape)}"
-        )
-    left, right = (image * y).sum(), (x * back).sum()
-    size = image.norm() * y.norm() + x.norm() * back.norm()
-    if not (left - right).abs() <= 1e3 * torch.finfo(like.dtype).eps * size:
-        raise ValueError(
-            f"operator must be linear, and adjoint its adjoint: <A x, y> = {left.item():.6g}, "
-            f"<x, A* y> = {right.item():.6g} for random x and y"
-        )
+    if adjoint is None:
+        back = _tried("adjoint by automatic differentiation, unless it is given,", found.adjoint, y)
+    else:
+        check_callable("adjoint", adjoint)
+        back = _tried("adjoint", adjoint, y)
+    _check_one_by_one(image, _tried("operator", function, x[:1]))
+    _check_adjoint(x, image, y, back)
     return found
 
 
-def _tried(name: str, function: Map, points: Tensor, hint: str = "") -> Tensor:
-    """The image of two points, or a ValueError that says why there is none."""
+def _point_shape(shape: tuple[int, ...] | None) -> torch.Size:
+    if not isinstance(shape, (tuple, list)):
+        raise ValueError(
+            "shape, that of one point, must be a tuple of ints for a function as operator, "
+            f"got {shape!r}"
+        )
+    for size in shape:
+        check_count("shape", size)
+    return torch.Size(shape)
+
+
+def _tried(name: str, function: Map, points: Tensor) -> Tensor:
+    """The image of a batch of points, or a ValueError that says why there is none."""
     try:
         with torch.no_grad():
             image = function(points)
     except Exception as error:
         raise ValueError(
-            f"{name} failed on a batch of shape {tuple(points.shape)}{hint}: {error}"
+            f"{name} failed on a batch of shape {tuple(points.shape)}: {error}"
         ) from error
     fits = isinstance(image, Tensor) and image.ndim >= 1 and len(image) == len(points)
     if not fits or image.dtype != points.dtype or not torch.isfinite(image).all():
@@ -164,3 +175,26 @@ def _tried(name: str, function: Map, points: Tensor, hint: str = "") -> Tensor:
             f"got {came} for {tuple(points.shape)}"
         )
     return image
+
+
+def _check_one_by_one(image: Tensor, single: Tensor) -> None:
+    """Raise where the image of a point depends on the others in its batch."""
+    slack = 1e3 * torch.finfo(image.dtype).eps * image[:1].norm()
+    if single.shape != image[:1].shape or (single - image[:1]).norm() > slack:
+        raise ValueError("operator must map each point of a batch by itself, whatever the others")
+
+
+def _check_adjoint(x: Tensor, image: Tensor, y: Tensor, back: Tensor) -> None:
+    """Raise unless ⟨A x, y⟩ = ⟨x, A* y⟩ for each of the random points, up to rounding."""
+    if back.shape != x.shape:
+        raise ValueError(
+            f"adjoint must map (n, *{tuple(y.shape[1:])}) to (n, *{tuple(x.shape[1:])}), "
+            f"got {tuple(back.shape)}"
+        )
+    left, right = ((a * b).reshape(len(x), -1).sum(1) for a, b in ((image, y), (x, back)))
+    size = image.norm() * y.norm() + x.norm() * back.norm()
+    if ((left - right).abs() > 1e3 * torch.finfo(x.dtype).eps * size).any():
+        raise ValueError(
+            f"operator must be linear, and adjoint its adjoint: <A x, y> = {left[0].item():.6g}, "
+            f"<x, A* y> = {right[0].item():.6g} for random x and y"
+        )

@@ -31,7 +31,8 @@ def posterior(prior: GaussianMixture, problem: LinearProblem, y: Tensor) -> Gaus
         A batch ``(*B,)`` of mixtures that share their covariances ``(K, d, d)``.
 
     Raises:
-        ValueError: for a batch of priors, dimensions or dtypes that do not fit, NaN in y.
+        ValueError: for a batch of priors, dimensions or dtypes that do not fit, NaN in y, a y so
+            far away that its density underflows, or noise so small that precisions overflow.
 
     Source: conjugacy of the Gaussian, component by component; proved in chapter 1 of the book.
 
@@ -45,28 +46,35 @@ def posterior(prior: GaussianMixture, problem: LinearProblem, y: Tensor) -> Gaus
     check_fit(prior, problem)
     check_points("y", y, problem.data_shape, like=problem.like)
     split = _Split.of(prior, problem)
-    residuals = _flat_white(problem, y)[..., None, :] - split.centres
-    found = torch.einsum("kmr,...km->...kr", split.left, residuals)
-    steps = torch.einsum("kr,...kr,krd->...kd", split.filters, found, split.right)
-    log_weights = prior.weights.log() + split.log_evidence(residuals, found)
+    residuals = split.coordinates(problem, y)[..., None, :] - split.centres
+    found = torch.einsum("krs,...kr->...ks", split.left, residuals)
+    filters = filter_factors(split.gains, problem.noise_std)
+    steps = torch.einsum("ks,...ks,ksd->...kd", filters, found, split.right)
+    log_weights = prior.weights.log() + split.log_evidence(found)
     if not reads_finite(log_weights.amax(-1)):
         raise ValueError("y must not lie so far away that its density underflows")
-    return GaussianMixture._from_factors(
+    belief = GaussianMixture._from_factors(
         weights=log_weights.softmax(-1),
-        means=prior.means + torch.einsum("kij,...kj->...ki", split.factors, steps),
+        means=prior.means + torch.einsum("kij,...kj->...ki", prior._factors, steps),
         factors=split.posterior_factors(),
     )
+    if not reads_finite(belief._precisions):
+        raise ValueError(f"problem must leave precisions that {y.dtype} can hold, got {problem}")
+    return belief
 
 
 class _Split(NamedTuple):
-    r"""The measurement of each component in its own singular directions, for any rank and any δ.
+    r"""The measurement in singular directions, first its own, then those of each component.
 
-    With Σ = F F* and :math:`R^{-1} A F = U \,\mathrm{diag}(s)\, V^*`, a point x = m + F u has
-    independent coordinates V* u, each seen with the gain s. Nothing is squared and subtracted, so
-    small noise and operators with a kernel lose no digits (chapter 1: filter factors).
+    Of :math:`R^{-1} A = U \,\mathrm{diag}(a)\, V^*` only the range counts: across it there is
+    noise alone; values below the rounding of the largest count as zero. There, with Σ = F F* and :math:`\mathrm{diag}(a) V^* F = P \,\mathrm{diag}(s)\,
+    Q^*`, a point x = m + F u has independent coordinates Q* u, each seen with the gain s. Nothing
+    is squared and subtracted, so small noise and operators with a kernel lose no digits
+    (chapter 1: filter factors).
     """
 
     factors: Tensor
+    basis: Tensor
     centres: Tensor
     left: Tensor
     gains: Tensor
@@ -76,47 +84,57 @@ class _Split(NamedTuple):
 
     @classmethod
     def of(cls, prior: GaussianMixture, problem: LinearProblem) -> _Split:
-        factors, white = prior._factors, problem.white_matrix
-        rank = min(white.shape)
-        left, gains, right = torch.linalg.svd(white @ factors, full_matrices=len(white) < prior.dim)
-        floor = torch.finfo(gains.dtype).eps * max(white.shape) * gains.amax(-1, keepdim=True)
-        gains = torch.where(gains > floor, gains, 0)  # rounding must not look like information
-        centres = prior.means @ white.mT
+        basis, values, directions = torch.linalg.svd(problem.white_matrix, full_matrices=False)
+        rank = int((values > rounding_of(values, problem)).sum())
+        reduced = values[:rank, None] * directions[:rank]
+        left, gains, right = torch.linalg.svd(reduced @ prior._factors)
+        centres = prior.means @ reduced.mT
         seen, unseen = right[:, :rank], right[:, rank:]
-        return cls(factors, centres, left[..., :rank], gains, seen, unseen, problem.noise_std)
+        return cls(
+            prior._factors, basis[:, :rank], centres, left, gains, seen, unseen, problem.noise_std
+        )
+
+    def coordinates(self, problem: LinearProblem, y: Tensor) -> Tensor:
+        """U* R⁻¹ y, shape ``(*B, r)``."""
+        white = problem.whiten(y)
+        lead = white.shape[: white.ndim - len(problem.data_shape)]
+        return white.reshape(*lead, problem.data_dim) @ self.basis
 
     @property
     def spreads(self) -> Tensor:
-        """The standard deviations of the data in each direction, without squares that overflow."""
-        return torch.hypot(self.gains, torch.full_like(self.gains, self.noise_std))
+        """The standard deviations of the data in each direction, shape ``(K, r)``."""
+        return _spreads(self.gains, self.noise_std)
 
-    @property
-    def filters(self) -> Tensor:
-        """s / (s² + δ²), shape ``(K, r)``."""
-        return self.gains / self.spreads / self.spreads
-
-    def log_evidence(self, residuals: Tensor, found: Tensor) -> Tensor:
+    def log_evidence(self, found: Tensor) -> Tensor:
         """log N(y; A m_k, S_k) up to a constant that all components share, shape ``(*B, K)``."""
-        across = residuals - torch.einsum("kmr,...kr->...km", self.left, found)
-        if self.left.shape[-2] == self.left.shape[-1]:
-            across = torch.zeros_like(across)  # nothing lies across a full basis but rounding
-        square = (found / self.spreads).square().sum(-1)
-        return (
-            -self.spreads.log().sum(-1) - (square + (across / self.noise_std).square().sum(-1)) / 2
-        )
+        return -self.spreads.log().sum(-1) - (found / self.spreads).square().sum(-1) / 2
 
     def posterior_factors(self) -> Tensor:
         """Lower Cholesky factors of the posterior covariances, from their square roots."""
         scaled = (self.noise_std / self.spreads)[..., None] * self.right
-        root = torch.cat([scaled, self.kernel], -2) @ self.factors.mT
-        triangle = torch.linalg.qr(root, mode="r").R.mT
-        return triangle * triangle.diagonal(dim1=-2, dim2=-1).sign()[..., None, :]
+        return _lower(torch.cat([self.kernel, scaled], -2) @ self.factors.mT)
 
 
-def _flat_white(problem: LinearProblem, y: Tensor) -> Tensor:
-    """R⁻¹ y, flattened to ``(*B, m)``."""
-    white = problem.whiten(y)
-    return white.reshape(*white.shape[: white.ndim - len(problem.data_shape)], -1)
+def _spreads(gains: Tensor, noise_std: float) -> Tensor:
+    """(s² + δ²)^½, without squares that overflow."""
+    return torch.hypot(gains, torch.full_like(gains, noise_std))
+
+
+def filter_factors(gains: Tensor, noise_std: float) -> Tensor:
+    """s / (s² + δ²), what a direction of gain s makes of its datum."""
+    spreads = _spreads(gains, noise_std)
+    return gains / spreads / spreads
+
+
+def rounding_of(gains: Tensor, problem: LinearProblem) -> Tensor:
+    """The largest singular value that can be rounding: it must not look like information."""
+    return torch.finfo(gains.dtype).eps * max(problem.data_dim, problem.dim) * gains.amax(-1)
+
+
+def _lower(root: Tensor) -> Tensor:
+    """L of L L* = B* B, lower triangular with a positive diagonal, without squaring B."""
+    triangle = torch.linalg.qr(root, mode="r").R.mT
+    return triangle * triangle.diagonal(dim1=-2, dim2=-1).sign()[..., None, :]
 
 
 def data_density(prior: GaussianMixture, problem: LinearProblem) -> GaussianMixture:
@@ -125,7 +143,8 @@ def data_density(prior: GaussianMixture, problem: LinearProblem) -> GaussianMixt
     .. math:: p_Y(y) = \sum_k w_k\, \mathcal{N}(y;\, A m_k,\; A \Sigma_k A^* + \delta^2 I).
 
     Raises:
-        ValueError: for a batch of priors, dimensions or dtypes that do not fit.
+        ValueError: for a batch of priors, dimensions or dtypes that do not fit, or noise so small
+            beside the signal that the covariance is singular to rounding.
 
     Example:
         >>> import torch
@@ -134,13 +153,10 @@ def data_density(prior: GaussianMixture, problem: LinearProblem) -> GaussianMixt
         tensor([[5.]])
     """
     check_fit(prior, problem)
-    operator = problem.matrix
-    noise = problem.colour(
-        torch.eye(problem.data_dim).to(operator).reshape(-1, *problem.data_shape)
-    )
-    root = noise.flatten(1)
-    covariances = _symmetric(operator @ prior.covariances @ operator.mT + root.mT @ root)
-    return _mixture(prior.weights, prior.means @ operator.mT, covariances)
+    operator, dim = problem.matrix, problem.data_dim
+    units = torch.eye(dim).to(operator).reshape(dim, *problem.data_shape)
+    noise = problem.colour(units).reshape(dim, dim)
+    return _data_mixture(prior, problem, operator, (operator @ prior._factors).mT, noise)
 
 
 def normal_data_density(prior: GaussianMixture, problem: LinearProblem) -> GaussianMixture:
@@ -162,27 +178,31 @@ def normal_data_density(prior: GaussianMixture, problem: LinearProblem) -> Gauss
     rank = int(torch.linalg.matrix_rank(problem.white_matrix))
     if rank < problem.dim:
         raise ValueError(
-            f"problem must have an injective operator for z to have a density, "
+            f"the operator of problem must be injective for z to have a density, "
             f"got rank {rank} for {problem.dim} unknowns"
         )
-    normal = problem.normal_operator
-    covariances = normal @ prior.covariances @ normal + problem.noise_std**2 * normal
-    return _mixture(prior.weights, prior.means @ normal, _symmetric(covariances))
+    white = problem.white_matrix
+    normal = white.mT @ white
+    signal = (white.mT @ (white @ prior._factors)).mT
+    return _data_mixture(prior, problem, normal, signal, problem.noise_std * white)
 
 
-def _mixture(weights: Tensor, means: Tensor, covariances: Tensor) -> GaussianMixture:
-    """A mixture of data, or the reason why its dtype cannot hold it."""
-    try:
-        return GaussianMixture(weights, means, covariances)
-    except ValueError as error:
+def _data_mixture(
+    prior: GaussianMixture,
+    problem: LinearProblem,
+    operator: Tensor,
+    signal: Tensor,
+    noise: Tensor,
+) -> GaussianMixture:
+    """The mixture with the means A m_k and, from rows B_k and N, the covariances B_k* B_k + N* N."""
+    factors = _lower(torch.cat([signal, noise.expand(len(signal), -1, -1)], -2))
+    reach = factors.norm(dim=-1)
+    if not (factors.diagonal(dim1=-2, dim2=-1) > 100 * torch.finfo(reach.dtype).eps * reach).all():
         raise ValueError(
-            f"problem must have noise that {means.dtype} can tell from rounding for its data to "
-            f"have a density: {error}"
-        ) from error
-
-
-def _symmetric(matrix: Tensor) -> Tensor:
-    return (matrix + matrix.mT) / 2
+            f"problem must have noise that {reach.dtype} can hold and tell from rounding for its "
+            f"data to have a density, got {problem}"
+        )
+    return GaussianMixture._from_factors(prior.weights, prior.means @ operator.mT, factors)
 
 
 def check_fit(prior: GaussianMixture, problem: LinearProblem) -> None:

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from invbayes._checks import (
-    check_definite,
-    check_points,
-    check_positive,
-    check_same_dtype,
-    number,
-)
+from invbayes._checks import check_dtype, check_points, check_positive, number
 from invbayes._random import standard_normal
+from invbayes.bayes.noise import coloured_noise, white_noise
 from invbayes.bayes.operators import Function, Map, function_operator, matrix_operator
 
 
@@ -40,7 +34,8 @@ class LinearProblem:
 
     Raises:
         ValueError: if the operator is no finite matrix and no linear function, the adjoint is not
-            its adjoint, or not exactly one of δ and Γ is given and positive (definite).
+            its adjoint, or not exactly one of δ and Γ is given, positive (definite) and of a size
+            that the dtype can hold.
 
     Example:
         >>> import torch
@@ -73,37 +68,36 @@ class LinearProblem:
         dtype: torch.dtype | None = None,
     ) -> None:
         if callable(operator) and not isinstance(operator, Tensor):
-            if shape is None:
-                raise ValueError("shape, that of one point, is needed with a function as operator")
-            like = torch.zeros((), dtype=dtype or torch.get_default_dtype())
-            self._operator = function_operator(operator, adjoint, tuple(shape), like)
+            dtype = torch.get_default_dtype() if dtype is None else dtype
+            check_dtype("dtype", dtype)
+            like = torch.zeros((), dtype=dtype)
+            self._operator = function_operator(operator, adjoint, shape, like)
         else:
             if shape is not None or adjoint is not None or dtype is not None:
                 raise ValueError("shape, adjoint and dtype are for a function as operator only")
             self._operator = matrix_operator(operator)
         if (noise_std is None) == (noise_covariance is None):
             raise ValueError("either noise_std or noise_covariance must be given, not both")
-        if noise_std is not None:
-            check_positive("noise_std", noise_std)
-            self._root = None
+        if noise_covariance is None:
+            self._noise = white_noise(noise_std, self.like)
         else:
-            self._root = _root(noise_covariance, self.data_dim, self._operator.like)
-        self._noise_std = 1.0 if noise_std is None else number("noise_std", noise_std)
+            self._noise = coloured_noise(noise_covariance, self.data_dim, self.like)
 
     def __repr__(self) -> str:
-        noise = f"noise_std={self.noise_std:g}" if self._root is None else "noise_covariance"
+        white = self._noise.root is None
+        noise = f"noise_std={self.noise_std:g}" if white else "noise_covariance"
         return f"LinearProblem({tuple(self.shape)} -> {tuple(self.data_shape)}, {noise})"
 
     @property
     def operator(self) -> Tensor | Map:
-        """A, as it was given."""
+        """A: a copy of the matrix, or the function."""
         given = self._operator
         return given.function if isinstance(given, Function) else given.like
 
     @property
     def noise_std(self) -> float:
         """δ; one for a covariance, the level of the whitened noise."""
-        return self._noise_std
+        return self._noise.std
 
     @property
     def shape(self) -> torch.Size:
@@ -143,7 +137,7 @@ class LinearProblem:
     @property
     def white_matrix(self) -> Tensor:
         r""":math:`R^{-1} A`, shape ``(m, d)``; A where the noise is white."""
-        return self._whiten(self.matrix.mT).mT
+        return self._noise.whiten(self.matrix.mT).mT
 
     @property
     def normal_operator(self) -> Tensor:
@@ -155,10 +149,11 @@ class LinearProblem:
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> LinearProblem:
         """The same problem on another device or in another dtype."""
+        if dtype is not None:
+            check_dtype("dtype", dtype)
         moved = object.__new__(LinearProblem)
-        moved._noise_std = self.noise_std
         moved._operator = self._operator.to(device, dtype)
-        moved._root = None if self._root is None else self._root.to(device=device, dtype=dtype)
+        moved._noise = self._noise.to(moved.like)
         return moved
 
     def apply(self, x: Tensor) -> Tensor:
@@ -183,25 +178,13 @@ class LinearProblem:
 
     def colour(self, white: Tensor) -> Tensor:
         """Noise η made of independent standard normal numbers of the data's shape."""
-        if self._root is None:
-            return self.noise_std * white
-        flat = white.reshape(*white.shape[: white.ndim - len(self.data_shape)], -1)
-        root = self._root
-        return (flat * root if root.ndim == 1 else flat @ root.mT).reshape(white.shape)
+        check_points("white", white, self.data_shape, like=self.like)
+        return self._on_rows(self._noise.colour, white)
 
     def whiten(self, y: Tensor) -> Tensor:
         r""":math:`R^{-1} y`, whose noise has the standard deviation `noise_std`; y for white noise."""
         check_points("y", y, self.data_shape, like=self.like)
-        flat = y.reshape(*y.shape[: y.ndim - len(self.data_shape)], -1)
-        return self._whiten(flat).reshape(y.shape)
-
-    def _whiten(self, flat: Tensor) -> Tensor:
-        """R⁻¹ for rows of flattened data."""
-        if self._root is None:
-            return flat
-        if self._root.ndim == 1:
-            return flat / self._root
-        return torch.linalg.solve_triangular(self._root.mT, flat, upper=True, left=False)
+        return self._on_rows(self._noise.whiten, y)
 
     def normal_data(self, y: Tensor) -> Tensor:
         r""":math:`z = A^* y`, or :math:`A^* \Gamma^{-1} y`, the right-hand side of the normal equation.
@@ -209,16 +192,21 @@ class LinearProblem:
         The data of the invertible network: z has as many entries as x, and no information about x
         is lost on the way from y to z (Lemma 1 of arXiv 2510.26704).
         """
-        white = self.whiten(y)
-        if self._root is not None:
-            flat, root = white.flatten(white.ndim - len(self.data_shape)), self._root
-            flat = flat / root if root.ndim == 1 else _transposed_solve(root, flat)
-            white = flat.reshape(y.shape)
-        return self.adjoint(white)
+        check_points("y", y, self.data_shape, like=self.like)
+        return self._pulled(y)
 
     def mean_normal_data(self, x: Tensor) -> Tensor:
         r""":math:`\mathbb{E}[z \mid x] = A^*\!A\, x`, or :math:`A^* \Gamma^{-1} A\, x`, ``(*, *shape)``."""
-        return self.normal_data(self.apply(x))
+        return self._pulled(self.apply(x))
+
+    def _pulled(self, y: Tensor) -> Tensor:
+        weighted = self._on_rows(self._noise.whiten_adjoint, self._on_rows(self._noise.whiten, y))
+        return _in_rows(self._operator.adjoint, weighted, len(self.data_shape))
+
+    def _on_rows(self, change: Map, data: Tensor) -> Tensor:
+        """Change data ``(*, *data_shape)`` as rows ``(*, m)``."""
+        lead = data.shape[: data.ndim - len(self.data_shape)]
+        return change(data.reshape(*lead, self.data_dim)).reshape(data.shape)
 
 
 def matched_weight(problem: LinearProblem, weight: float | None) -> float:
@@ -234,25 +222,8 @@ def matched_weight(problem: LinearProblem, weight: float | None) -> float:
     return matched
 
 
-def _transposed_solve(root: Tensor, rows: Tensor) -> Tensor:
-    """R⁻ᵀ v for each row v."""
-    return torch.linalg.solve_triangular(root, rows, upper=False, left=False)
-
-
-def _in_rows(function: Callable[[Tensor], Tensor], points: Tensor, axes: int) -> Tensor:
+def _in_rows(function: Map, points: Tensor, axes: int) -> Tensor:
     """Apply a function of one batch axis to points with any leading axes."""
     lead = points.shape[: points.ndim - axes]
     image = function(points.reshape(-1, *points.shape[points.ndim - axes :]))
     return image.reshape(*lead, *image.shape[1:])
-
-
-def _root(covariance: Tensor, dim: int, like: Tensor) -> Tensor:
-    """The lower Cholesky factor of Γ, or the square roots of its diagonal."""
-    if isinstance(covariance, Tensor) and covariance.ndim == 1:
-        check_points("noise_covariance", covariance, dim, like=like)
-        if not (covariance > 0).all():
-            raise ValueError(f"noise_covariance must be > 0, got {covariance.min().item():.3g}")
-        return covariance.sqrt()
-    check_definite("noise_covariance", covariance, dim)
-    check_same_dtype(operator=like, noise_covariance=covariance)
-    return torch.linalg.cholesky(covariance)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from invbayes._checks import check_positive
+from invbayes._checks import check_positive, number
 from invbayes.deep_prior.linearised import check_damping
 from invbayes.deep_prior.optimizers import Closure, inertial_step
 from invbayes.deep_prior.stability import bounding_step
@@ -76,6 +76,7 @@ class AdaptiveInertia(Optimizer):
         group = self.param_groups[0]
         check_damping(group["damping"], group["hessian_damping"])
         check_positive("curvature", group["curvature"])
+        group["curvature"] = number("curvature", group["curvature"])
 
     @property
     def evaluations(self) -> int:
@@ -93,6 +94,7 @@ class AdaptiveInertia(Optimizer):
             The loss before the step.
 
         Raises:
+            ValueError: for a parameter with a sparse gradient.
             NotConverged: if every step down to the dtype's resolution is refused: because the loss
                 or its gradient is wrong or NaN, or because the loss is at its floor, where rounding
                 decides. The parameters and Λ stay as they were.
@@ -128,6 +130,8 @@ class AdaptiveInertia(Optimizer):
             loss = closure()
         parameters = self.param_groups[0]["params"]
         self.state[parameters[0]]["evaluations"] = self.evaluations + 1
+        if any(p.grad is not None and p.grad.layout != torch.strided for p in parameters):
+            raise ValueError("params must have dense gradients, got a sparse one")
         slopes = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         return loss.detach().clone(), _flatten(slopes)
 
@@ -146,9 +150,7 @@ def _is_resolved(change: Tensor, theta: Tensor) -> bool:
 def _give_up(h: float, theta: Tensor) -> NoReturn:
     raise NotConverged(
         f"the adaptive step was refused down to h = {h:.1e}, below the resolution of "
-        f"{theta.dtype}: the loss or its gradient is wrong or NaN, or the loss is at its floor",
-        steps=0,
-        bound=float("inf"),
+        f"{theta.dtype}: the loss or its gradient is wrong or NaN, or the loss is at its floor"
     )
 
 

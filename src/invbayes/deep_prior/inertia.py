@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from itertools import count
 from typing import NamedTuple
 
 import numpy as np
@@ -10,8 +12,8 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from invbayes._checks import check_float_tensor, check_positive
-from invbayes.deep_prior.linearised import check_damping
+from invbayes._checks import check_callable, check_count, check_float_tensor, check_positive
+from invbayes.deep_prior.linearised import check_damping, check_times
 from invbayes.errors import NotConverged
 
 Gradient = Callable[[Tensor], Tensor]
@@ -36,6 +38,7 @@ def gradient_flow(
     *,
     rtol: float = 1e-10,
     atol: float = 1e-12,
+    max_evaluations: int = 200_000,
 ) -> Trajectory:
     r"""Gradient descent in continuous time,
 
@@ -47,11 +50,14 @@ def gradient_flow(
         times: increasing, from 0 on, shape ``(T,)``.
         rtol: the relative tolerance of the solver, DOP853 of `scipy.integrate.solve_ivp`.
         atol: its absolute tolerance.
+        max_evaluations: of the gradient. The solver is explicit: a stiff equation, or a long time,
+            takes many.
 
     Raises:
         ValueError: for a start that is not double or has NaN, times that do not increase from 0,
             a tolerance ≤ 0.
-        NotConverged: if the solver gives up, which a gradient with NaN leads to.
+        NotConverged: if the solver gives up, which a gradient with NaN leads to, or the
+            evaluations are used up.
 
     Example:
         >>> import torch
@@ -60,7 +66,7 @@ def gradient_flow(
         0.367879
     """
     _check_start(gradient, start)
-    path = _integrate(lambda theta: -gradient(theta), start, times, rtol, atol)
+    path = _integrate(lambda theta: -gradient(theta), start, times, rtol, atol, max_evaluations)
     return Trajectory(path, torch.stack([-gradient(theta).detach() for theta in path]))
 
 
@@ -73,6 +79,7 @@ def inertial_flow(
     hessian_damping: float = 0.0,
     rtol: float = 1e-10,
     atol: float = 1e-12,
+    max_evaluations: int = 200_000,
 ) -> Trajectory:
     r"""A heavy ball with viscous and Hessian-driven damping, from rest,
 
@@ -93,6 +100,7 @@ def inertial_flow(
         hessian_damping: β ≥ 0, Hessian-driven.
         rtol: as in `gradient_flow`.
         atol: as in `gradient_flow`.
+        max_evaluations: as in `gradient_flow`.
 
     Raises:
         ValueError: as `gradient_flow`, and for a negative damping.
@@ -119,40 +127,52 @@ def inertial_flow(
         )
 
     first = torch.stack([start, hessian_damping * first_slope])
-    path = _integrate(field, first, times, rtol, atol)
+    path = _integrate(field, first, times, rtol, atol, max_evaluations)
     slopes = torch.stack([gradient(theta).detach() for theta in path[:, 0]])
     return Trajectory(path[:, 0], path[:, 1] - hessian_damping * slopes)
 
 
-def _integrate(field: Gradient, start: Tensor, times: Tensor, rtol: float, atol: float) -> Tensor:
+def _integrate(
+    field: Gradient, start: Tensor, times: Tensor, rtol: float, atol: float, max_evaluations: int
+) -> Tensor:
     """The solution of θ' = field(θ) at the given times, shape ``(T, *S)``."""
-    _check_times(times)
+    _check_increasing(times, start)
     check_positive("rtol", rtol)
     check_positive("atol", atol)
+    check_count("max_evaluations", max_evaluations)
+    calls = count()
 
-    def flat_field(_: float, state: np.ndarray) -> np.ndarray:
+    def flat_field(time: float, state: np.ndarray) -> np.ndarray:
+        if math.isnan(time):
+            raise _stopped(0.0, next(calls), "the first step overflows")
+        if next(calls) >= max_evaluations:
+            raise _stopped(time, max_evaluations, "the evaluations are used up")
         return field(torch.from_numpy(state).reshape(start.shape)).detach().numpy().ravel()
 
-    found = solve_ivp(
-        flat_field,
-        (0.0, times[-1].item()),
-        start.detach().numpy().ravel(),
-        method="DOP853",
-        t_eval=times.detach().numpy(),
-        rtol=rtol,
-        atol=atol,
-    )
-    if not found.success:
-        raise NotConverged(
-            f"the flow stopped after t = {found.t[-1]:.3g}: {found.message}",
-            steps=found.nfev,
-            bound=float("inf"),
+    # Where the numbers overflow the solver gives up: no warning besides.
+    with np.errstate(all="ignore"):
+        found = solve_ivp(
+            flat_field,
+            (0.0, times[-1].item()),
+            start.detach().numpy().ravel(),
+            method="DOP853",
+            t_eval=times.detach().double().numpy(),
+            rtol=rtol,
+            atol=atol,
         )
+    if not found.success:
+        # Where not even the first step succeeds, there is no time.
+        raise _stopped(max(found.t, default=0.0), found.nfev, found.message)
     return torch.from_numpy(found.y.T.copy()).reshape(len(times), *start.shape)
+
+
+def _stopped(time: float, evaluations: int, why: str) -> NotConverged:
+    return NotConverged(f"the flow stopped after t = {time:.3g}: {why}", steps=evaluations)
 
 
 def _check_start(gradient: Gradient, start: Tensor) -> Tensor:
     """The gradient at the start, which must be a finite tensor like it."""
+    check_callable("gradient", gradient)
     check_float_tensor("start", start)
     if start.dtype != torch.float64 or start.device.type != "cpu":
         raise ValueError(
@@ -168,10 +188,9 @@ def _check_start(gradient: Gradient, start: Tensor) -> Tensor:
     return slope
 
 
-def _check_times(times: Tensor) -> None:
-    check_float_tensor("times", times)
-    if times.ndim != 1 or len(times) < 2 or times[0] != 0 or not (times.diff() > 0).all():
+def _check_increasing(times: Tensor, like: Tensor) -> None:
+    check_times(times, like)
+    if len(times) < 2 or times[0] != 0 or not (times.diff() > 0).all():
         raise ValueError(
-            "times must be a vector of at least two times that starts at 0 and increases, "
-            f"got shape {tuple(times.shape)}"
+            f"times must be at least two, start at 0 and increase, got {times.tolist()[:5]} …"
         )

@@ -7,7 +7,13 @@ import math
 import torch
 from torch import Tensor
 
-from invbayes._checks import check_float_tensor, check_not_negative, check_positive, check_vector
+from invbayes._checks import (
+    check_float_tensor,
+    check_not_negative,
+    check_positive,
+    check_vector,
+    number,
+)
 
 
 def mode_roots(eigenvalues: Tensor, *, damping: float, hessian_damping: float = 0.0) -> Tensor:
@@ -26,7 +32,8 @@ def mode_roots(eigenvalues: Tensor, *, damping: float, hessian_damping: float = 
         Complex roots, shape ``(*, 2)``, the slower one first.
 
     Raises:
-        ValueError: for eigenvalues that are not above zero, or a negative damping.
+        ValueError: for eigenvalues that are not above zero, in half precision, or for a damping
+            that is negative or overflows.
 
     Source: the linearisation of (ISEHD), arXiv 2506.02986.
 
@@ -37,11 +44,14 @@ def mode_roots(eigenvalues: Tensor, *, damping: float, hessian_damping: float = 
     """
     check_spectrum(eigenvalues)
     check_damping(damping, hessian_damping)
-    half = (damping + hessian_damping * eigenvalues) / 2
-    gap = torch.sqrt((half**2 - eigenvalues).to(half.dtype.to_complex()))
-    fast = -half - gap
+    half, root = _friction(eigenvalues, damping, hessian_damping) / 2, eigenvalues.sqrt()
+    # Factors, and not half² − μ: squares overflow.
+    gap = (half - root).abs().sqrt() * (half + root).sqrt()
+    swing = torch.where(half < root, gap, 0)
+    fast = torch.where(half < root, -half, -half - gap)
     # The product is known: no difference of nearly equal numbers.
-    return torch.stack([eigenvalues / fast, fast], dim=-1)
+    slow = torch.where(half < root, -half, eigenvalues / fast)
+    return torch.complex(torch.stack([slow, fast], -1), torch.stack([swing, -swing], -1))
 
 
 def decay_rate(eigenvalues: Tensor, *, damping: float, hessian_damping: float = 0.0) -> float:
@@ -81,6 +91,7 @@ def optimal_damping(smallest: float, *, hessian_damping: float = 0.0) -> float:
     """
     check_positive("smallest", smallest)
     check_not_negative("hessian_damping", hessian_damping)
+    smallest = number("smallest", smallest)
     root = math.sqrt(smallest)
     if hessian_damping > 1 / root:
         raise ValueError(
@@ -111,7 +122,7 @@ def linearised_gradient_flow(kernel: Tensor, residual: Tensor, times: Tensor) ->
         tensor([[0.3679]])
     """
     eigenvalues, modes, amplitudes = _modes(kernel, residual)
-    _check_times(times, kernel)
+    check_times(times, kernel)
     return (torch.exp(-times[:, None] * eigenvalues) * amplitudes) @ modes.mT
 
 
@@ -142,7 +153,7 @@ def linearised_inertia(
 
     Raises:
         ValueError: for wrong shapes, NaN, a kernel that is not symmetric and positive definite, or
-            a negative damping.
+            a damping that is negative or overflows.
 
     Example:
         >>> import torch
@@ -152,17 +163,19 @@ def linearised_inertia(
     """
     check_damping(damping, hessian_damping)
     eigenvalues, modes, amplitudes = _modes(kernel, residual)
-    _check_times(times, kernel)
+    check_times(times, kernel)
     if not eigenvalues[0] > 0:
         came = f"{eigenvalues[0].item():.3g}"
         raise ValueError(f"kernel must be positive definite, got the eigenvalue {came}")
-    zero, friction = torch.zeros_like(eigenvalues), damping + hessian_damping * eigenvalues
+    zero, friction = torch.zeros_like(eigenvalues), _friction(eigenvalues, damping, hessian_damping)
     motion = torch.stack(
         [torch.stack([zero, zero + 1], -1), torch.stack([-eigenvalues, -friction], -1)], -2
     )
     # The exponential of a matrix, and not the roots' formula, which divides by their difference.
     # Always in double: it is squared many times.
-    growth = torch.linalg.matrix_exp((times[:, None, None, None] * motion).double())
+    exponent = times.double()[:, None, None, None] * motion.double()
+    check_float_tensor("times * damping", exponent)
+    growth = torch.linalg.matrix_exp(exponent)
     place, speed = growth[..., 0].to(kernel).unbind(-1)
     place, speed = place * amplitudes, speed * amplitudes
     energy = (place.square() + speed.square() / eigenvalues).sum(-1) / 2
@@ -177,16 +190,44 @@ def check_damping(damping: float, hessian_damping: float) -> None:
 
 def check_spectrum(eigenvalues: Tensor) -> None:
     """Raise unless there are eigenvalues, all finite and above zero."""
-    check_float_tensor("eigenvalues", eigenvalues)
+    _check_precise("eigenvalues", eigenvalues)
     if not eigenvalues.numel():
         raise ValueError("eigenvalues must not be empty")
     if not (eigenvalues > 0).all():
         raise ValueError(f"eigenvalues must be > 0, got {eigenvalues.min().item():.3g}")
 
 
+def check_times(times: Tensor, like: Tensor) -> None:
+    """Raise unless ``times`` is a vector of finite times that ``like``'s dtype can hold."""
+    check_float_tensor("times", times)
+    if times.ndim != 1 or times.dtype.itemsize > like.dtype.itemsize:
+        raise ValueError(
+            f"times must have shape (T,) and no more precision than {like.dtype}, "
+            f"got {tuple(times.shape)} and {times.dtype}"
+        )
+
+
+def _check_precise(name: str, value: Tensor) -> None:
+    """Raise unless ``value`` is a finite tensor in single or double precision."""
+    check_float_tensor(name, value)
+    if value.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"{name} must be in single or double precision, got {value.dtype}")
+
+
+def _friction(eigenvalues: Tensor, damping: float, hessian_damping: float) -> Tensor:
+    """α + βμ, which must not overflow."""
+    friction = damping + hessian_damping * eigenvalues
+    if not torch.isfinite(friction).all():
+        raise ValueError(
+            f"damping must keep damping + hessian_damping * eigenvalue finite in {friction.dtype}, "
+            f"got {damping} and hessian_damping {hessian_damping}"
+        )
+    return friction
+
+
 def _modes(kernel: Tensor, residual: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Eigenvalues and eigenvectors of the kernel, and the residual in their basis."""
-    check_float_tensor("kernel", kernel)
+    _check_precise("kernel", kernel)
     if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1] or not len(kernel):
         raise ValueError(f"kernel must have shape (m, m), got {tuple(kernel.shape)}")
     # Relative to the largest entry: a product like A M Aᵀ is symmetric up to its rounding only.
@@ -196,12 +237,3 @@ def _modes(kernel: Tensor, residual: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     check_vector("residual", residual, len(kernel), like=kernel)
     eigenvalues, modes = torch.linalg.eigh(kernel)
     return eigenvalues, modes, residual @ modes
-
-
-def _check_times(times: Tensor, like: Tensor) -> None:
-    check_float_tensor("times", times)
-    if times.ndim != 1 or times.dtype.itemsize > like.dtype.itemsize:
-        raise ValueError(
-            f"times must have shape (T,) and no more precision than {like.dtype}, "
-            f"got {tuple(times.shape)} and {times.dtype}"
-        )

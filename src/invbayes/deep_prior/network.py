@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from invbayes._checks import check_count, check_float_tensor
+from invbayes._checks import check_count, check_dtype, check_fits, check_flag, check_matrix
+from invbayes._random import standard_normal
 
 
 @cache
@@ -36,12 +37,13 @@ class DeepPrior(nn.Module):
         decoder: D, shape ``(d, r)``.
         zero_start: whether to pair each unit with another one of opposite output weight, so that
             g vanishes at the start; k must be even.
-        dtype: of everything.
+        dtype: of everything, real.
         generator: the source of u, V and W; without one, PyTorch's global generator.
 
     Raises:
-        ValueError: for sizes that are not positive, a decoder that is no matrix with d rows, or an
-            odd width with ``zero_start``.
+        ValueError: for sizes that are not positive, a decoder that is no matrix with d rows, an
+            odd width with ``zero_start``, a dtype that is not real; by `output` and `pull_back` for
+            a W or a direction of another shape or dtype. NaN in them gives NaN.
 
     Source: arXiv 2506.02986, Section 2; D, the zero start and the scale of V are ours.
 
@@ -72,16 +74,20 @@ class DeepPrior(nn.Module):
         super().__init__()
         for name, value in {"dim": dim, "width": width, "input_dim": input_dim}.items():
             check_count(name, value)
+        check_flag("zero_start", zero_start)
         if zero_start and width % 2:
             raise ValueError(f"width must be even with zero_start, got {width}")
-        decoder = _check_decoder(decoder, dim, dtype)
+        check_dtype("dtype", dtype)
+        like = torch.zeros((), dtype=dtype)
+        if decoder is not None:
+            check_matrix("decoder", decoder, dim)
+            decoder = decoder.detach().to(like, copy=True)
         self.dim, self.width = dim, width
-        options = {"generator": generator, "dtype": dtype}
         half = width // 2 if zero_start else width
-        u = torch.randn(input_dim, **options)
+        u = standard_normal((input_dim,), like, generator)
         codes = dim if decoder is None else decoder.shape[1]
-        v = torch.randn(codes, half, **options) / _mean_squared_slope() ** 0.5
-        w = torch.randn(half, input_dim, **options)
+        v = standard_normal((codes, half), like, generator) / _mean_squared_slope() ** 0.5
+        w = standard_normal((half, input_dim), like, generator)
         if zero_start:
             v, w = torch.cat([v, -v], dim=1), torch.cat([w, w])
         self.register_buffer("input", u / u.norm())
@@ -95,6 +101,7 @@ class DeepPrior(nn.Module):
 
     def output(self, weight: Tensor) -> Tensor:
         """g as a function of W, shape ``(*, k, p)`` to ``(*, d)``."""
+        check_fits("weight", weight, self.weight.shape, like=self.weight)
         return self._decode(torch.tanh(weight @ self.input) @ self.output_weight.mT)
 
     def kernel(self) -> Tensor:
@@ -115,6 +122,8 @@ class DeepPrior(nn.Module):
 
         .. math:: (\partial_W g)^* v = \tfrac{1}{\sqrt k}\, \big(\tanh'(W u) \circ V^* D^* v\big)\, u^* .
         """
+        check_fits("weight", weight, self.weight.shape, like=self.weight)
+        check_fits("direction", direction, (self.dim,), like=self.weight)
         codes = direction if self.decoder is None else direction @ self.decoder
         return (codes @ self.output_weight * self._slopes(weight))[..., None] * self.input
 
@@ -124,12 +133,3 @@ class DeepPrior(nn.Module):
     def _decode(self, codes: Tensor) -> Tensor:
         """D applied to rows of codes."""
         return codes if self.decoder is None else codes @ self.decoder.mT
-
-
-def _check_decoder(decoder: Tensor | None, dim: int, dtype: torch.dtype) -> Tensor | None:
-    if decoder is None:
-        return None
-    check_float_tensor("decoder", decoder)
-    if decoder.ndim != 2 or len(decoder) != dim or not decoder.numel():
-        raise ValueError(f"decoder must have shape ({dim}, r), got {tuple(decoder.shape)}")
-    return decoder.detach().to(dtype, copy=True)

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from itertools import count, islice
+from itertools import count
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from invbayes._checks import check_count, check_positive, check_vector
+from invbayes._checks import (
+    check_count,
+    check_flag,
+    check_instance,
+    check_points,
+    check_positive,
+    check_same_dtype,
+)
 from invbayes.bayes.problems import LinearProblem
 from invbayes.deep_prior.network import DeepPrior
 from invbayes.errors import NotConverged, TrainingDiverged
@@ -20,17 +27,20 @@ from invbayes.progress import progress_bar
 class DataMisfit:
     r"""The loss of one observation, as a function of the network's parameter, and its gradient,
 
-    .. math:: L(W) = \tfrac12 \| A\, g(W) - y \|^2, \qquad
-        \nabla L(W) = (\partial_W g)^* A^* \big(A\, g(W) - y\big) .
+    .. math:: L(W) = \tfrac12 \| r(W) \|^2, \quad r(W) = R^{-1} \big(A\, g(W) - y\big), \quad
+        \nabla L(W) = (\partial_W g)^* A^* R^{-*}\, r(W) .
+
+    R is the root of the noise's covariance, and the identity where the noise is white.
 
     Args:
         net: the deep prior; its own W is not used.
-        problem: the operator.
-        y: one observation, shape ``(m,)``.
+        problem: the operator and the noise.
+        y: one observation, of the problem's ``data_shape``.
 
     Raises:
         ValueError: if y is not one finite observation of this problem, or the network does not
-            have the problem's unknowns and dtype.
+            have the problem's unknowns and dtype; in a call, for a W of another shape or dtype.
+            NaN in W gives NaN.
 
     Example:
         >>> import torch
@@ -47,21 +57,25 @@ class DataMisfit:
     """
 
     def __init__(self, net: DeepPrior, problem: LinearProblem, y: Tensor) -> None:
-        check_vector("y", y, problem.data_dim, like=problem.operator)
-        if net.dim != problem.dim or net.weight.dtype != problem.operator.dtype:
-            raise ValueError(
-                f"net must have dim {problem.dim} and dtype {problem.operator.dtype}, "
-                f"got {net.dim} and {net.weight.dtype}"
-            )
+        check_instance("net", net, DeepPrior)
+        check_instance("problem", problem, LinearProblem)
+        check_points("y", y, problem.data_shape, like=problem.like)
+        if y.shape != problem.data_shape:
+            came, wanted = tuple(y.shape), tuple(problem.data_shape)
+            raise ValueError(f"y must be one observation, of shape {wanted}, got {came}")
+        if net.dim != problem.dim:
+            raise ValueError(f"net must have dim {problem.dim}, got {net.dim}")
+        check_same_dtype(problem=problem.like, net=net.weight)
         self.net, self.problem, self.y = net, problem, y
 
     def __call__(self, weight: Tensor) -> Tensor:
         """L(W) for W of shape ``(*, k, p)``, shape ``(*,)``."""
-        return self.residual(weight).square().sum(-1) / 2
+        return self._residual(self.net.output(weight)).square().sum(-1) / 2
 
     def residual(self, weight: Tensor) -> Tensor:
-        """A g(W) − y, shape ``(*, m)``."""
-        return self.net.output(weight) @ self.problem.operator.mT - self.y
+        """r(W), shape ``(*, *data_shape)``."""
+        flat = self._residual(self.net.output(weight))
+        return flat.reshape(*flat.shape[:-1], *self.problem.data_shape)
 
     def gradient(self, weight: Tensor) -> Tensor:
         """∇L(W), of the shape of W; itself differentiable."""
@@ -69,17 +83,26 @@ class DataMisfit:
 
     def with_gradient(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """L(W) and ∇L(W), for little more than the price of the gradient."""
-        residual = self.residual(weight)
-        pulled = self.net.pull_back(weight, residual @ self.problem.operator)
-        return residual.square().sum(-1) / 2, pulled
+        problem, x = self.problem, self.net.output(weight)
+        residual = self._residual(x)
+        white = problem._noise.whiten_adjoint(residual).reshape(-1, *problem.data_shape)
+        direction = problem._operator.adjoint(white).reshape(x.shape)
+        return residual.square().sum(-1) / 2, self.net.pull_back(weight, direction)
+
+    def _residual(self, x: Tensor) -> Tensor:
+        """R⁻¹ (A x − y), flattened. `LinearProblem.apply` refuses NaN, which a loss passes on."""
+        problem = self.problem
+        image = problem._operator.apply(x.reshape(-1, *problem.shape))
+        image = image.reshape(*x.shape[:-1], problem.data_dim)
+        return problem._noise.whiten(image - self.y.flatten())
 
 
 class Iterate(NamedTuple):
     """Where a fit stands.
 
     Attributes:
-        reconstruction: g(W), shape ``(d,)``.
-        residual: the norm of A g(W) − y, in the units of y.
+        reconstruction: g(W), of the problem's ``shape``.
+        residual: the norm of A g(W) − y, in the units of y; of r(W) where the noise has a covariance.
     """
 
     reconstruction: Tensor
@@ -95,12 +118,12 @@ def iterates(
 
     Args:
         net: the deep prior.
-        problem: the operator.
-        y: one observation, shape ``(m,)``.
+        problem: the operator and the noise.
+        y: one observation, of the problem's ``data_shape``.
         optimizer: any PyTorch optimiser of the network's parameters.
 
     Raises:
-        ValueError: as `DataMisfit`, at the first iterate.
+        ValueError: as `DataMisfit`, and for another optimiser, at the first iterate.
         TrainingDiverged: if a residual is NaN or infinite.
 
     Example:
@@ -114,6 +137,7 @@ def iterates(
         True
     """
     misfit = DataMisfit(net, problem, y)
+    check_instance("optimizer", optimizer, torch.optim.Optimizer)
 
     def closure() -> Tensor:
         loss, net.weight.grad = misfit.with_gradient(net.weight.detach())
@@ -121,10 +145,10 @@ def iterates(
 
     for step in count():
         x = net().detach()
-        residual = (problem.operator @ x - y).norm().item()
+        residual = misfit._residual(x).norm().item()
         if not math.isfinite(residual):
             raise TrainingDiverged(f"the residual is {residual} at step {step}", step=step)
-        yield Iterate(x, residual)
+        yield Iterate(x.reshape(problem.shape), residual)
         optimizer.step(closure)
 
 
@@ -140,14 +164,14 @@ def fit_observation(
 ) -> list[Iterate]:
     r"""Fit one observation, and stop as soon as the residual is small enough,
 
-    .. math:: \| A\, g(W_n) - y \| \le \tau .
+    .. math:: \| R^{-1} \big(A\, g(W_n) - y\big) \| \le \tau .
 
     Args:
         net: the deep prior; trained in place.
         problem: the operator and the noise.
-        y: one observation, shape ``(m,)``.
+        y: one observation, of the problem's ``data_shape``.
         optimizer: any PyTorch optimiser of the network's parameters.
-        until: τ > 0, in the units of y. By default the discrepancy principle,
+        until: τ > 0, in the units of the residual. By default the discrepancy principle,
             :math:`\tau = \delta\sqrt{m}`, the expected size of the noise: to fit more is to fit noise.
         max_steps: the most steps.
         progress: whether to show a progress bar.
@@ -157,7 +181,7 @@ def fit_observation(
 
     Raises:
         ValueError: as `DataMisfit`, and for a threshold or number of steps that is not positive.
-        NotConverged: if the steps are used up, or as `AdaptiveInertia` does when ``until`` lies
+        NotConverged: if the steps are used up, with the last reconstruction as its ``point``, or as `AdaptiveInertia` does when ``until`` lies
             below what the dtype can reach; the network keeps its last parameters.
         TrainingDiverged: as `iterates`.
 
@@ -172,16 +196,21 @@ def fit_observation(
         >>> path[-1].residual <= 0.1 * 3**0.5 < path[-2].residual
         True
     """
+    check_instance("problem", problem, LinearProblem)
     until = problem.noise_std * problem.data_dim**0.5 if until is None else until
     check_positive("until", until)
     check_count("max_steps", max_steps)
-    path, run = [], islice(iterates(net, problem, y, optimizer), max_steps + 1)
-    for current in progress_bar(run, show=progress):
+    check_flag("progress", progress)
+    path = []
+    for current in progress_bar(iterates(net, problem, y, optimizer), show=progress):
         path.append(current)
         if current.residual <= until:
             return path
+        if len(path) > max_steps:
+            break
     raise NotConverged(
-        f"the residual is {path[-1].residual:.3g} after {max_steps} steps, and not below {until:.3g}",
+        f"the residual is {current.residual:.3g} after {max_steps} steps, and not below {until:.3g}",
         steps=max_steps,
-        bound=path[-1].residual,
+        bound=current.residual,
+        point=current.reconstruction,
     )

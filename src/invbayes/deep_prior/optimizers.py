@@ -72,10 +72,10 @@ class Inertia(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As for every PyTorch optimiser; the group's options are checked."""
+        options = {**self.defaults, **param_group}
+        check_positive("lr", options["lr"])
+        check_damping(options["damping"], options["hessian_damping"])
         super().add_param_group(param_group)
-        group = self.param_groups[-1]
-        check_positive("lr", group["lr"])
-        check_damping(group["damping"], group["hessian_damping"])
 
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Tensor | None:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from invbayes._checks import check_positive
+from invbayes._checks import check_positive, number
 from invbayes.deep_prior.linearised import check_damping, check_spectrum
 
 
@@ -39,10 +39,14 @@ def amplification(
     check_spectrum(eigenvalues)
     check_positive("step", step)
     check_damping(damping, hessian_damping)
-    product = (1 - hessian_damping * step * eigenvalues) / (1 + damping * step)
-    half_sum = (1 + product - step**2 * eigenvalues / (1 + damping * step)) / 2
-    gap = torch.sqrt((half_sum**2 - product).to(half_sum.dtype.to_complex()))
-    return torch.maximum((half_sum + gap).abs(), (half_sum - gap).abs())
+    # In double and without squares: a large step gives a large factor, or infinity, but no NaN.
+    mu, pull = eigenvalues.double(), 1 / (1 / step + damping)  # pull = a h
+    product = pull / step - hessian_damping * (pull * mu)
+    half_sum = ((1 + product - pull * (step * mu)) / 2).abs()
+    root = product.abs().sqrt()
+    real_gap = (half_sum - root).clamp(min=0).sqrt() * (half_sum + root).sqrt()
+    gap = torch.where(product < 0, torch.hypot(half_sum, root), real_gap)
+    return torch.maximum(half_sum + gap, root).to(eigenvalues)
 
 
 def largest_step(largest: float, *, damping: float, hessian_damping: float = 0.0) -> float:
@@ -60,7 +64,7 @@ def largest_step(largest: float, *, damping: float, hessian_damping: float = 0.0
         damping makes the mode decay.
 
     Raises:
-        ValueError: for arguments outside these ranges.
+        ValueError: for arguments outside these ranges, or so extreme that no float holds h.
 
     Example:
         >>> largest_step(1.0, damping=0.0)
@@ -68,7 +72,10 @@ def largest_step(largest: float, *, damping: float, hessian_damping: float = 0.0
     """
     check_positive("largest", largest)
     check_damping(damping, hessian_damping)
-    return bounding_step(largest, damping, hessian_damping)
+    step = bounding_step(number("largest", largest), damping, hessian_damping)
+    if not 0 < step < math.inf:
+        raise ValueError(f"largest must have a step that a float can hold, got {largest}")
+    return step
 
 
 def bounding_step(largest: float, damping: float, hessian_damping: float) -> float:

@@ -1,28 +1,38 @@
-"""Fixed points of contractions, to a guaranteed error, and their implicit derivative."""
+"""Fixed points of contractions, to a guaranteed error: with a Jacobian, or without any."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
 
-from invbayes._checks import check_float_tensor, check_points, check_positive
+from invbayes._checks import (
+    check_callable,
+    check_contraction,
+    check_float_tensor,
+    check_points,
+    check_positive,
+)
 from invbayes.errors import NotConverged
+from invbayes.networks.implicit import attach_direct, attach_iterative
+from invbayes.networks.steps import Method, Points, Steps, make_steps
 
+Map = Callable[[Tensor], Tensor]
 MapWithJacobian = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 def fixed_point(
-    with_jacobian: MapWithJacobian,
+    f: Map,
     z: Tensor,
     *,
     lipschitz: float,
-    tol: float = 1e-6,
-    method: Literal["newton", "plain"] = "newton",
+    tol: float | None = None,
+    method: Method | None = None,
     start: Tensor | None = None,
+    with_jacobian: MapWithJacobian | None = None,
 ) -> Tensor:
     r"""Solve :math:`x = z + f(x)` for a contraction f, to a guaranteed error,
 
@@ -32,54 +42,139 @@ def fixed_point(
     :math:`x_* - x = (z + f(x) - x) + (f(x_*) - f(x))` and the Lipschitz bound. We stop on it, and
     not on the length of a step, which can be short while the error is still large.
 
-    A plain step :math:`x \leftarrow z + f(x)` multiplies the residual by L at most. A Newton step,
-    or a quarter of it, is taken where it multiplies the residual by max(L, 0.9) at most, and a
-    plain step elsewhere, so the number of steps is bounded in advance. Points that are done cost
-    nothing more. Rounding in :math:`z + f(x) - x`, up to ε(\|z\| + \|f(x)\| + \|x\|), counts as
-    residual; rounding inside f does not, and is the caller's to judge.
+    A plain step :math:`x \leftarrow z + f(x)` multiplies the residual by L at most. The other
+    methods try a better step, keep it where it multiplies the residual by max(L, 0.9) at most,
+    and take a plain step elsewhere, so the number of steps is bounded in advance. Newton's method
+    tries its step, then a quarter of it. Anderson's method combines the last six steps; it needs
+    neither a Jacobian nor memory for one. Points that are done cost nothing more. Rounding in
+    :math:`z + f(x) - x`, up to ε(\|z\| + \|f(x)\| + \|x\|), counts as residual; rounding inside f
+    does not, and is the caller's to judge.
 
-    The derivative in z and in the parameters of f is the implicit one, by one linear solve
-    with :math:`(I - Df(x))^\top`; a second derivative raises.
+    The derivative in z and in the parameters of f is the implicit one: by one linear solve with
+    :math:`(I - Df(x))^\top` for Newton's method, else by solving :math:`w = v + Df(x)^\top w` with
+    Anderson's method to a relative error of √ε. A second derivative raises.
 
     Args:
-        with_jacobian: f together with its Jacobian: ``(n, d)`` to ``(n, d)`` and ``(n, d, d)``.
+        f: the contraction, ``(n, d)`` to ``(n, d)``, each row by itself.
         z: right-hand sides, shape ``(*, d)``.
         lipschitz: L, in (0, 1), in the Euclidean norm.
-        tol: the largest error of each point, in the units of x.
-        method: ``"newton"`` (safeguarded) or ``"plain"``.
+        tol: the largest error of each point, in the units of x. By default 1e-6, or eight times
+            what rounding leaves at the answer where the dtype cannot reach that.
+        method: ``"newton"``, which needs ``with_jacobian`` and is the default with it;
+            ``"anderson"``, the default without; or ``"plain"``.
         start: where to begin, shape ``(*, d)``; by default z. The answer depends on it within ``tol`` only.
+        with_jacobian: f together with its Jacobian: ``(n, d)`` to ``(n, d)`` and ``(n, d, d)``.
 
     Raises:
         ValueError: for L outside (0, 1), a tolerance that is not positive or that the dtype cannot
-            reach, NaN in z, or a start of another shape.
+            reach, NaN in z, a start of another shape, or f of wrong shape.
         NotConverged: if a point misses the tolerance: L is no bound, or rounding stops the descent.
+            It carries the point reached.
 
-    Source: Banach's fixed-point theorem; Behrmann et al. 2019 invert residual blocks this way.
+    Source: Banach's fixed-point theorem; Behrmann et al. 2019 invert residual blocks this way;
+    Anderson 1965 and Walker and Ni 2011 for the combined steps.
 
     Example:
         >>> import torch
+        >>> fixed_point(lambda x: x / 2, torch.tensor([[1.0]]), lipschitz=0.5)
+        tensor([[2.0000]])
         >>> half = lambda x: (x / 2, torch.full((*x.shape, 1), 0.5))
-        >>> fixed_point(half, torch.tensor([[1.0]]), lipschitz=0.5)
+        >>> fixed_point(lambda x: x / 2, torch.tensor([[1.0]]), lipschitz=0.5, with_jacobian=half)
         tensor([[2.]])
     """
+    check_callable("f", f)
     check_float_tensor("z", z)
     check_contraction(lipschitz)
-    check_positive("tol", tol)
-    if method not in ("newton", "plain"):
-        raise ValueError(f"method must be 'newton' or 'plain', got {method!r}")
+    if z.ndim == 0 or not z.shape[-1]:
+        raise ValueError(f"z must have shape (*, d) with d > 0, got {tuple(z.shape)}")
     flat, first = (points.reshape(-1, z.shape[-1]) for points in (z, _first(z, start)))
-    _check_reachable(flat, lipschitz, tol)
+    goal = Goal.of(lipschitz, tol)
+    found = solve(f, flat, first, goal, method=method, with_jacobian=with_jacobian)
+    return found.reshape(z.shape)
+
+
+class Goal(NamedTuple):
+    """What a solver must reach: an error, of which a part is the caller's tolerance.
+
+    Attributes:
+        lipschitz: L.
+        tol: the caller's tolerance.
+        share: the part of it that is left to this solver.
+        strict: whether rounding may not raise it.
+    """
+
+    lipschitz: float
+    tol: float
+    share: float = 1.0
+    strict: bool = True
+
+    @classmethod
+    def of(cls, lipschitz: float, tol: float | None) -> Goal:
+        """The caller's tolerance, or the default, which rounding may raise."""
+        if tol is None:
+            return cls(lipschitz, 1e-6, strict=False)
+        check_positive("tol", tol)
+        return cls(lipschitz, float(tol))
+
+    @property
+    def least(self) -> float:
+        """The residual to be reached, without regard to rounding."""
+        return self.tol * self.share * (1 - self.lipschitz)
+
+    def residual(self, rounding: Tensor) -> Tensor:
+        """The residual to be reached at each point."""
+        least = torch.full_like(rounding, self.least)
+        return least if self.strict else torch.maximum(least, 8 * rounding)
+
+    def check_reachable(self, z: Tensor) -> None:
+        """The residual cannot be computed better than to a few roundings of z."""
+        size = z.norm(dim=-1).max().item() if len(z) else 0.0
+        info = torch.finfo(z.dtype)
+        reachable = max(2 * info.eps * size, info.tiny) / (1 - self.lipschitz) / self.share
+        if self.strict and self.tol < reachable:
+            raise ValueError(
+                f"tol must be at least {reachable:.1e}, which {z.dtype} can reach for z of size "
+                f"{size:.1e} and lipschitz {self.lipschitz:g}, got {self.tol:.1e}"
+            )
+
+
+def solve(
+    f: Map,
+    z: Tensor,
+    start: Tensor,
+    goal: Goal,
+    *,
+    method: Method | None,
+    with_jacobian: MapWithJacobian | None,
+) -> Tensor:
+    """`fixed_point` for rows ``(n, d)``, with a goal of its own."""
+    if method not in (None, "newton", "anderson", "plain"):
+        raise ValueError(f"method must be 'newton', 'anderson' or 'plain', got {method!r}")
+    method = method or ("newton" if with_jacobian else "anderson")
+    if method == "newton" and with_jacobian is None:
+        raise ValueError("method 'newton' needs with_jacobian, got none")
+    goal.check_reachable(z)
+    steps = make_steps(method, f, with_jacobian)
     with torch.no_grad():
-        solution = _solve(with_jacobian, flat, first, lipschitz, tol, newton=method == "newton")
-    if torch.is_grad_enabled():
-        solution = _attach(with_jacobian, flat, solution)
-    return solution.reshape(z.shape)
+        solution = _iterate(steps, z.detach(), start.detach(), goal)
+    if not torch.is_grad_enabled():
+        return solution
+    if method == "newton":
+        return attach_direct(with_jacobian, z, solution)
+    return attach_iterative(f, z, solution, _adjoint_solver(goal.lipschitz))
 
 
-def check_contraction(lipschitz: float) -> None:
-    """Raise unless the bound lies strictly between zero and one."""
-    if not 0 < lipschitz < 1:
-        raise ValueError(f"lipschitz must lie in (0, 1), got {lipschitz}")
+def _adjoint_solver(lipschitz: float) -> Callable[[Map, Tensor], Tensor]:
+    """Solves w = v + B w for a linear B with ‖B‖ ≤ L, to a relative error of about √ε."""
+
+    def resolve(product: Map, v: Tensor) -> Tensor:
+        size = v.norm(dim=-1, keepdim=True)
+        unit = v / torch.where(size > 0, size, 1)
+        eps = torch.finfo(v.dtype).eps
+        goal = Goal(lipschitz, max(eps**0.5, 8 * eps / (1 - lipschitz)), strict=False)
+        return size * _iterate(make_steps("anderson", product, None), unit, unit, goal)
+
+    return resolve
 
 
 def _first(z: Tensor, start: Tensor | None) -> Tensor:
@@ -93,132 +188,42 @@ def _first(z: Tensor, start: Tensor | None) -> Tensor:
     return start
 
 
-def _check_reachable(z: Tensor, lipschitz: float, tol: float) -> None:
-    """The residual cannot be computed better than to a few roundings of z."""
-    size = z.norm(dim=-1).max().item() if len(z) else 0.0
-    info = torch.finfo(z.dtype)
-    reachable = max(2 * info.eps * size, info.tiny) / (1 - lipschitz)
-    if tol < reachable:
-        raise ValueError(
-            f"tol must be at least {reachable:.1e}, which {z.dtype} can reach for z of size "
-            f"{size:.1e} and lipschitz {lipschitz:g}, got {tol:.1e}"
-        )
-
-
-class _Points(NamedTuple):
-    """Points on their way, with f and its Jacobian there."""
-
-    target: Tensor
-    x: Tensor
-    value: Tensor
-    jacobian: Tensor
-
-    @classmethod
-    def at(cls, with_jacobian: MapWithJacobian, target: Tensor, x: Tensor) -> _Points:
-        return cls(target, x, *(part.clone() for part in with_jacobian(x)))
-
-    def take(self, chosen: Tensor) -> _Points:
-        return _Points(*(part[chosen] for part in self))
-
-    @property
-    def residual(self) -> Tensor:
-        return self.target + self.value - self.x
-
-    def size(self) -> Tensor:
-        return self.residual.norm(dim=-1)
-
-    def rounding(self) -> Tensor:
-        """How far the residual's size may be off, since it is a difference of larger numbers."""
-        terms = self.target.norm(dim=-1) + self.value.norm(dim=-1) + self.x.norm(dim=-1)
-        return torch.finfo(terms.dtype).eps * terms
-
-
-def _solve(
-    with_jacobian: MapWithJacobian,
-    z: Tensor,
-    start: Tensor,
-    lipschitz: float,
-    tol: float,
-    *,
-    newton: bool,
-) -> Tensor:
+def _iterate(steps: Steps, z: Tensor, start: Tensor, goal: Goal) -> Tensor:
     """Iterate on the points that are not done. NaN never counts as done."""
     solution, active = start.clone(), torch.arange(len(z), device=z.device)
-    points, goal = _Points.at(with_jacobian, z, start), tol * (1 - lipschitz)
-    most = _most_steps(points, lipschitz, goal)
+    points = steps.at(z, start)
+    most = _most_steps(points, goal)
     for count in range(most + 1):
         size, rounding = points.size(), points.rounding()
-        moving = ~(size + rounding <= goal)
+        enough = goal.residual(rounding)
+        moving = ~(size + rounding <= enough)
         if not moving.any():
             break
         active, points = active[moving], points.take(moving)
-        if count == most or ((size <= goal) & (rounding > goal)).any():
-            _give_up(points, count, tol, lipschitz)
-        step = _newton_step(points) if newton else points.residual
-        points = _advance(with_jacobian, points, step, lipschitz)
+        steps.keep(moving)
+        if count == most or ((size <= enough) & (rounding > enough)).any():
+            _give_up(points, count, goal, solution)
+        points = steps.advance(points, goal.lipschitz)
         solution[active] = points.x
     return solution
 
 
-def _newton_step(points: _Points) -> Tensor:
-    identity = torch.eye(points.x.shape[-1]).to(points.x)
-    return torch.linalg.solve_ex(identity - points.jacobian, points.residual)[0]
-
-
-def _advance(
-    with_jacobian: MapWithJacobian, points: _Points, step: Tensor, lipschitz: float
-) -> _Points:
-    """Try the step, then a quarter of it; where neither shrinks the residual, a plain step."""
-    enough = max(lipschitz, 0.9) * points.size()
-    moved = _Points.at(with_jacobian, points.target, points.x + step)
-    for trial in (points.x + step / 4, points.x + points.residual):
-        poor = (~(moved.size() <= enough)).nonzero().flatten()
-        if not len(poor):
-            break
-        again = _Points.at(with_jacobian, points.target[poor], trial[poor])
-        for part, fresh in zip(moved, again, strict=True):
-            part[poor] = fresh
-    return moved
-
-
-def _most_steps(points: _Points, lipschitz: float, goal: float) -> int:
+def _most_steps(points: Points, goal: Goal) -> int:
     """How many contractions by max(L, 0.9) bring the largest residual to a quarter of the goal."""
     largest = points.size().max().item() if len(points.x) else 0.0
     if not math.isfinite(largest):
-        raise NotConverged("f is not finite at the start", steps=0, bound=float("inf"))
-    return 2 + math.ceil(math.log(max(4 * largest / goal, 1.0)) / -math.log(max(lipschitz, 0.9)))
+        raise NotConverged("f is not finite at the start", point=points.x)
+    ratio = max(4 * largest / max(goal.least, torch.finfo(points.x.dtype).tiny), 1.0)
+    return 2 + math.ceil(math.log(ratio) / -math.log(max(goal.lipschitz, 0.9)))
 
 
-def _give_up(points: _Points, steps: int, tol: float, lipschitz: float) -> NoReturn:
-    bound = ((points.size() + points.rounding()).max() / (1 - lipschitz)).item()
+def _give_up(points: Points, steps: int, goal: Goal, solution: Tensor) -> NoReturn:
+    bound = ((points.size() + points.rounding()).max() / (1 - goal.lipschitz)).item()
     raise NotConverged(
-        f"{len(points.x)} points missed the tolerance {tol:.1e} after {steps} steps; their error is "
-        f"bounded by {bound:.1e} only. Either {lipschitz:g} is no Lipschitz bound, or "
+        f"{len(points.x)} points missed the tolerance {goal.tol:.1e} after {steps} steps; their error "
+        f"is bounded by {bound:.1e} only. Either {goal.lipschitz:g} is no Lipschitz bound, or "
         f"{points.x.dtype} is too coarse",
         steps=steps,
         bound=bound,
+        point=solution.clone(),
     )
-
-
-def _attach(with_jacobian: MapWithJacobian, z: Tensor, solution: Tensor) -> Tensor:
-    """The solution, with the implicit derivative in z and in the parameters of f."""
-    value, jacobian = with_jacobian(solution)
-    residual = z + value - solution
-    return solution + _Implicit.apply(residual - residual.detach(), jacobian.detach())
-
-
-class _Implicit(torch.autograd.Function):
-    """Forward the identity; backward v ↦ (I − Df)⁻ᵀ v, since dx = (I − Df)⁻¹ d(z + f)."""
-
-    @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, r: Tensor, jacobian: Tensor) -> Tensor:
-        ctx.save_for_backward(jacobian)
-        return r.clone()
-
-    @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
-        if torch.is_grad_enabled():  # create_graph=True: this formula would lose terms
-            raise NotImplementedError("fixed_point has no second derivative")
-        (jacobian,) = ctx.saved_tensors
-        identity = torch.eye(grad.shape[-1]).to(grad)
-        return torch.linalg.solve((identity - jacobian).mT, grad), None

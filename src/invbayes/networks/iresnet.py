@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from invbayes._checks import check_count, check_points, check_positive
-from invbayes.networks.contraction import MapWithJacobian, check_contraction, fixed_point
+from invbayes._checks import (
+    Shape,
+    check_contraction,
+    check_count,
+    check_fits,
+    check_flag,
+    check_points,
+    check_positive,
+    number,
+)
+from invbayes.errors import NotConverged
+from invbayes.networks.blocks import Block, check_blocks, trace
+from invbayes.networks.contraction import Goal
 from invbayes.networks.dense import LipschitzDense
-from invbayes.networks.stochastic import Estimate, log_det_series
+from invbayes.networks.inversion import undo_blocks
+from invbayes.networks.precision import in_full_precision
+from invbayes.networks.steps import Method
+from invbayes.networks.stochastic import Estimate, residual_log_det
 
 
 class InvertibleResNet(nn.Module):
@@ -25,25 +39,25 @@ class InvertibleResNet(nn.Module):
 
     .. math:: \mathrm{Lip}(\varphi) \le c\,(1 + L)^B, \qquad \mathrm{Lip}(\varphi^{-1}) \le \frac{1}{c\,(1 - L)^B}.
 
+    Autocast does not reach inside: all is computed in the dtype of the parameters, single or
+    double precision.
+
     Args:
-        dim: d, at least 1.
-        hidden: the widths of each block's hidden layers.
-        blocks: B, at least 1.
+        blocks: the g_b, one `Block` or several; all for points of one shape.
         lipschitz: L, in (0, 1).
-        activation: as in `LipschitzDense`.
         scale: the initial c > 0.
         learn_scale: whether c is trained.
-        generator: the source of the initial weights; without one, PyTorch's global generator.
 
     Raises:
-        ValueError: for arguments outside these ranges.
+        ValueError: for arguments outside these ranges, a block that is no `Block`, whose bound
+            exceeds one, or whose shape is another one.
 
     Source: Behrmann et al. 2019; with a learned scale as in arXiv 2510.26704.
 
     Example:
         >>> import torch
         >>> generator = torch.Generator().manual_seed(0)
-        >>> net = InvertibleResNet(2, generator=generator)
+        >>> net = InvertibleResNet.dense(2, generator=generator)
         >>> x = torch.ones(1, 2)
         >>> torch.allclose(net.inverse(net(x), tol=1e-4), x, atol=2e-4)
         True
@@ -56,29 +70,71 @@ class InvertibleResNet(nn.Module):
         True
         >>> net.estimate_log_abs_det(x, terms=10, generator=generator).value.shape
         torch.Size([1])
+        >>> InvertibleResNet([LipschitzDense(2), LipschitzDense(2, (8,))], lipschitz=0.5).shape
+        (2,)
     """
 
     def __init__(
         self,
+        blocks: Block | Iterable[Block],
+        *,
+        lipschitz: float = 0.99,
+        scale: float = 1.0,
+        learn_scale: bool = True,
+    ) -> None:
+        super().__init__()
+        check_contraction(lipschitz)
+        check_positive("scale", scale)
+        check_flag("learn_scale", learn_scale)
+        self.lipschitz = number("lipschitz", lipschitz)
+        self.blocks = nn.ModuleList(check_blocks(blocks))
+        like = next(self.blocks.parameters(), torch.zeros(()))
+        log_scale = torch.tensor(math.log(scale), dtype=like.dtype, device=like.device)
+        self.log_scale = nn.Parameter(log_scale, requires_grad=learn_scale)
+
+    @classmethod
+    def dense(
+        cls,
         dim: int,
-        hidden: Sequence[int] = (32, 32),
+        hidden: Sequence[int] | None = None,
         blocks: int = 1,
         lipschitz: float = 0.99,
         *,
-        activation: str = "half_linear",
         scale: float = 1.0,
         learn_scale: bool = True,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__()
+        **options: Any,
+    ) -> InvertibleResNet:
+        """A network of dense blocks.
+
+        Args:
+            dim, hidden: as in `LipschitzDense`.
+            blocks: B, at least 1.
+            lipschitz, scale, learn_scale: as in the class.
+            **options: of `LipschitzDense`: ``activation``, ``generator``.
+        """
         check_count("blocks", blocks)
-        check_contraction(lipschitz)
-        check_positive("scale", scale)
-        self.dim, self.lipschitz = dim, lipschitz
-        self.blocks = nn.ModuleList(
-            LipschitzDense(dim, hidden, activation, generator=generator) for _ in range(blocks)
-        )
-        self.log_scale = nn.Parameter(torch.tensor(math.log(scale)), requires_grad=learn_scale)
+        made = [LipschitzDense(dim, hidden, **options) for _ in range(blocks)]
+        return cls(made, lipschitz=lipschitz, scale=scale, learn_scale=learn_scale)
+
+    def extra_repr(self) -> str:
+        """L and the scale."""
+        return f"lipschitz={self.lipschitz:g}, scale={self.scale.item():.4g}"
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What the parameters do not tell: it goes into ``state_dict``."""
+        return {"lipschitz": self.lipschitz}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Refuse the parameters of a network with another bound."""
+        if state != self.get_extra_state():
+            raise ValueError(
+                f"state_dict belongs to another network: {state}, not {self.get_extra_state()}"
+            )
+
+    @property
+    def shape(self) -> Shape:
+        """The shape of one point; None stands for any length."""
+        return self.blocks[0].shape
 
     @property
     def scale(self) -> Tensor:
@@ -89,84 +145,105 @@ class InvertibleResNet(nn.Module):
         """A certified bound for every block's f, at most L: computed by singular values."""
         return self.lipschitz * max(block.lipschitz_bound() for block in self.blocks)
 
+    @in_full_precision
     def forward(self, x: Tensor) -> Tensor:
-        r""":math:`z = \varphi(x)` for points ``(*, d)``."""
-        check_points("x", x, self.dim, like=self.log_scale)
+        r""":math:`z = \varphi(x)` for points ``(*, *shape)``; the values are not checked."""
+        rows = self._rows("x", x)
         for block in self.blocks:
-            x = x - self.lipschitz * block(x)
-        return self.scale * x
+            rows = rows - self.lipschitz * block(rows)
+        return (self.scale * rows).reshape(x.shape)
 
-    def inverse(self, z: Tensor, tol: float = 1e-6, *, start: Tensor | None = None) -> Tensor:
+    @in_full_precision
+    def inverse(
+        self,
+        z: Tensor,
+        tol: float | None = None,
+        *,
+        start: Tensor | None = None,
+        method: Method | None = None,
+    ) -> Tensor:
         r""":math:`x = \varphi^{-1}(z)`, each point to an error of at most ``tol``.
 
         Block by block, from the last to the first. The error of a block grows by at most
         1/(1 − L) in each block that follows, and the tolerances are split accordingly.
 
         Args:
-            z: points, shape ``(*, d)``.
-            tol: the largest Euclidean error of each point, in the units of x.
-            start: a guess of x, shape ``(*, d)``, that saves iterations; the answer depends on
+            z: points, shape ``(*, *shape)``.
+            tol: the largest Euclidean error of each point, in the units of x; by default 1e-6, or
+                what the dtype can reach, as in `fixed_point`.
+            start: a guess of x, of the shape of z, that saves iterations; the answer depends on
                 it within ``tol`` only.
+            method: as in `fixed_point`; by default Newton's for blocks that know their Jacobian
+                and at most 128 unknowns, Anderson's elsewhere.
 
         Raises:
-            ValueError: for wrong shapes, NaN, or a tolerance that the dtype cannot reach.
-            NotConverged: if a point misses its tolerance.
+            ValueError: for wrong shapes, NaN, half precision, or a tolerance that the dtype cannot
+                reach.
+            NotConverged: if a point misses its tolerance; it carries the x reached, and a bound
+                of its error.
         """
-        check_points("z", z, self.dim, like=self.log_scale)
-        check_positive("tol", tol)
-        if start is not None:
-            check_points("start", start, self.dim, like=self.log_scale)
-        with parametrize.cached():
-            for block in self.blocks:
-                block.weights()  # each normalised once, with its graph, for the solver has none
-            x, starts = z / self.scale, self._images(start)
-            for later, block in reversed([*enumerate(self.blocks)]):
-                share = tol * (1 - self.lipschitz) ** later / len(self.blocks)
-                x = fixed_point(
-                    self._scaled(block), x, lipschitz=self.lipschitz, tol=share, start=starts[later]
-                )
-        return x
+        check_points("z", z, self.shape, like=self.log_scale)
+        goal = Goal.of(self.lipschitz, tol)
+        if z.dtype.itemsize < 4:
+            raise ValueError(f"z must be in single or double precision, got {z.dtype}")
+        maps = [block.prepared() for block in self.blocks]
+        rows, first = self._rows("z", z), self._start(start, z)
+        try:
+            return undo_blocks(maps, rows / self.scale, first, goal, method).reshape(z.shape)
+        except NotConverged as failure:
+            raise self._with_bound(failure, rows, z.shape) from failure
+
+    def _start(self, start: Tensor | None, z: Tensor) -> Tensor | None:
+        if start is None:
+            return None
+        check_points("start", start, self.shape, like=self.log_scale)
+        if start.shape != z.shape:
+            raise ValueError(
+                f"start must have the shape of z, {tuple(z.shape)}, got {tuple(start.shape)}"
+            )
+        return self._rows("start", start.detach())
 
     @torch.no_grad()
-    def _images(self, start: Tensor | None) -> list[Tensor | None]:
-        """What each block receives when the network is applied to the start."""
-        images = [start]
-        for block in self.blocks[:-1]:
-            images.append(
-                None if start is None else images[-1] - self.lipschitz * block(images[-1])
-            )
-        return images
+    def _with_bound(self, failure: NotConverged, z: Tensor, shape: torch.Size) -> NotConverged:
+        """The failure of some block as that of the network: with x, and a bound of x's error."""
+        residual = ((self(failure.point) - z) / self.scale).flatten(1).norm(dim=1).max().item()
+        bound = residual / (1 - self.lipschitz) ** len(self.blocks)
+        return NotConverged(
+            str(failure), steps=failure.steps, bound=bound, point=failure.point.reshape(shape)
+        )
 
-    def _scaled(self, block: LipschitzDense) -> MapWithJacobian:
-        def with_jacobian(x: Tensor) -> tuple[Tensor, Tensor]:
-            value, jacobian = block.with_jacobian(x)
-            return self.lipschitz * value, self.lipschitz * jacobian
+    def _rows(self, name: str, x: Tensor) -> Tensor:
+        """The points in one batch axis; nothing is asked of their values."""
+        check_fits(name, x, self.shape, like=self.log_scale)
+        return x.reshape(-1, *x.shape[x.ndim - len(self.shape) :])
 
-        return with_jacobian
-
+    @in_full_precision
     def with_jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        r""":math:`\varphi(x)` and its Jacobian ``(*, d, d)``."""
-        check_points("x", x, self.dim, like=self.log_scale)
-        identity = torch.eye(self.dim).to(x)
-        jacobian = identity.expand(*x.shape, self.dim)
+        r""":math:`\varphi(x)` and its Jacobian ``(*, d, d)``, d the number of entries of a point."""
+        rows, lead = self._rows("x", x), x.shape[: x.ndim - len(self.shape)]
+        identity = torch.eye(rows.shape[1:].numel()).to(x)
+        jacobian = identity.expand(len(rows), *identity.shape)
         for block in self.blocks:
-            value, inner = block.with_jacobian(x)
-            x = x - self.lipschitz * value
+            value, inner = block.with_jacobian(rows)
+            rows = rows - self.lipschitz * value
             jacobian = (identity - self.lipschitz * inner) @ jacobian
-        return self.scale * x, self.scale * jacobian
+        jacobian = (self.scale * jacobian).reshape(*lead, *identity.shape)
+        return (self.scale * rows).reshape(x.shape), jacobian
 
+    @in_full_precision
     def with_divergence(self, x: Tensor) -> tuple[Tensor, Tensor]:
         r""":math:`\varphi(x)` and :math:`\mathrm{div}\, \varphi(x) = \mathrm{tr}\, D\varphi(x)`, ``(*,)``.
 
-        One block needs no Jacobian: see `LipschitzDense.with_divergence`.
+        One block needs no Jacobian, if it knows its own divergence; several do.
         """
         if len(self.blocks) > 1:
             value, jacobian = self.with_jacobian(x)
-            return value, jacobian.diagonal(dim1=-2, dim2=-1).sum(-1)
-        check_points("x", x, self.dim, like=self.log_scale)
-        value, divergence = self.blocks[0].with_divergence(x)
-        inner = self.dim - self.lipschitz * divergence
-        return self.scale * (x - self.lipschitz * value), self.scale * inner
+            return value, trace(jacobian)
+        rows, lead = self._rows("x", x), x.shape[: x.ndim - len(self.shape)]
+        value, divergence = self.blocks[0].with_divergence(rows)
+        inner = rows.shape[1:].numel() - self.lipschitz * divergence
+        value = self.scale * (rows - self.lipschitz * value)
+        return value.reshape(x.shape), (self.scale * inner).reshape(lead)
 
     def with_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
         r""":math:`\varphi(x)` and :math:`\log |\det D\varphi(x)|`, ``(*,)``, from `with_jacobian`."""
@@ -185,38 +262,21 @@ class InvertibleResNet(nn.Module):
         r""":math:`\log |\det D\varphi(x)|`, shape ``(*,)``."""
         return self.with_log_abs_det(x)[1]
 
-    def estimate_log_abs_det(
-        self,
-        x: Tensor,
-        *,
-        terms: int,
-        probes: int = 1,
-        roulette: float | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Estimate:
+    @in_full_precision
+    def estimate_log_abs_det(self, x: Tensor, *, terms: int, **options: Any) -> Estimate:
         r"""A random estimate of `log_abs_det`, without any Jacobian: for large d.
 
-        The sum over the blocks of `log_det_series`, whose options these are, plus :math:`d \log c`.
-        The bound of its bias is the sum of the blocks' bounds.
+        The sum over the blocks of `log_det_series`, plus :math:`d \log c`. The bound of its bias
+        is the sum of the blocks' bounds.
 
         Args:
-            x: points, shape ``(n, d)``.
-            terms, probes, roulette, generator: as in `log_det_series`.
+            x: points, shape ``(n, *shape)``.
+            terms: as in `log_det_series`.
+            **options: of `log_det_series`: ``probes``, ``roulette``, ``generator``.
         """
-        check_points("x", x, self.dim, like=self.log_scale)
-        if x.ndim != 2:
-            raise ValueError(f"x must have shape (n, {self.dim}), got {tuple(x.shape)}")
-        total, bias = self.dim * self.log_scale, 0.0
-        for block in self.blocks:
-            part = log_det_series(
-                lambda p, g=block: self.lipschitz * g(p),
-                x,
-                lipschitz=self.lipschitz,
-                terms=terms,
-                probes=probes,
-                roulette=roulette,
-                generator=generator,
-            )
-            total, bias = total + part.value, bias + part.bias_bound
-            x = x - self.lipschitz * block(x)
-        return Estimate(total, bias)
+        rows = self._rows("x", x)
+        if x.shape != rows.shape:
+            wanted = ", ".join(map(str, ("n", *self.shape)))
+            raise ValueError(f"x must have shape ({wanted}), got {tuple(x.shape)}")
+        found = residual_log_det(self.blocks, self.lipschitz, rows, terms=terms, **options)
+        return found._replace(value=found.value + rows[0].numel() * self.log_scale)

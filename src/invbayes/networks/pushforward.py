@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from invbayes._checks import check_points
+from invbayes._checks import check_instance, check_points
 from invbayes.bayes.mixtures import GaussianMixture
 from invbayes.bayes.posteriors import check_single
 from invbayes.networks.iresnet import InvertibleResNet
@@ -32,13 +32,14 @@ def pushforward_log_prob(net: InvertibleResNet, prior: GaussianMixture, x: Tenso
     Example:
         >>> import torch
         >>> prior = GaussianMixture.gaussian(torch.zeros(1), torch.ones(1, 1))
-        >>> net, x = InvertibleResNet(1), torch.zeros(1, 1)
+        >>> net, x = InvertibleResNet.dense(1), torch.zeros(1, 1)
         >>> log_q = pushforward_log_prob(net, prior, x)
         >>> torch.allclose(log_q, prior.log_prob(x) - net.log_abs_det(x))
         True
     """
-    check_points("x", x, prior.dim, like=prior.means)
+    check_instance("net", net, InvertibleResNet)
     check_single(prior)
+    check_points("x", x, prior.dim, like=prior.means)
     return prior.log_prob(x) - net.log_abs_det(x)
 
 
@@ -61,12 +62,13 @@ def pushforward_score(net: InvertibleResNet, prior: GaussianMixture, x: Tensor) 
     Example:
         >>> import torch
         >>> prior = GaussianMixture.gaussian(torch.zeros(1), torch.ones(1, 1))
-        >>> pushforward_score(InvertibleResNet(1), prior, torch.zeros(3, 1)).shape
+        >>> pushforward_score(InvertibleResNet.dense(1), prior, torch.zeros(3, 1)).shape
         torch.Size([3, 1])
     """
+    check_single(prior)
     check_points("x", x, prior.dim, like=prior.means)
-    with torch.enable_grad():
-        points = x.detach().requires_grad_()
+    with torch.inference_mode(False), torch.enable_grad():
+        points = x.detach().clone().requires_grad_()
         total = pushforward_log_prob(net, prior, points).sum()
         (gradient,) = torch.autograd.grad(total, points)
     with torch.no_grad():

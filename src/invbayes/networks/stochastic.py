@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from invbayes._checks import check_count, check_positive
-from invbayes.networks.contraction import check_contraction
+from invbayes._checks import check_contraction, check_count, check_float_tensor, number
+from invbayes._random import random_signs
 
 Map = Callable[[Tensor], Tensor]
 
@@ -46,7 +46,8 @@ def hutchinson_divergence(
         Estimates, shape ``(n,)``.
 
     Raises:
-        ValueError: if ``probes`` is not a positive int.
+        ValueError: if ``probes`` is not a positive int, x is no finite ``(n, d)`` tensor, or f does
+            not map it to its own shape.
 
     Source: Hutchinson 1990; in normalizing flows Chen et al. 2019.
 
@@ -57,7 +58,7 @@ def hutchinson_divergence(
     """
     check_count("probes", probes)
     x, value = _prepare(f, x)
-    signs = [_signs(x, generator) for _ in range(probes)]
+    signs = [random_signs(x, generator) for _ in range(probes)]
     return torch.stack([(_pull_back(value, x, v) * v).sum(-1) for v in signs]).mean(0)
 
 
@@ -90,7 +91,8 @@ def log_det_series(
         generator: the source of randomness; without one, PyTorch's global generator.
 
     Raises:
-        ValueError: for arguments outside these ranges.
+        ValueError: for arguments outside these ranges, points that are not finite, or an f that
+            stretches one of the probes by more than L.
 
     Source: Behrmann et al. 2019 (series), Chen et al. 2019 (roulette).
 
@@ -107,10 +109,11 @@ def log_det_series(
     x, value = _prepare(f, x)
     total = []
     for _ in range(probes):
-        probe = power = _signs(x, generator)
+        probe = power = random_signs(x, generator)
         summed = torch.zeros_like(x[:, 0])
         for k in range(1, terms + extra + 1):
-            power = _pull_back(value, x, power)
+            before, power = power, _pull_back(value, x, power)
+            _check_bound(before, power, lipschitz)
             survival = 1.0 if k <= terms else roulette ** (k - terms)
             summed = summed - (power * probe).sum(-1) / (k * survival)
         total.append(summed)
@@ -120,23 +123,44 @@ def log_det_series(
     )
 
 
+def residual_log_det(
+    blocks: Iterable[Map], lipschitz: float, x: Tensor, **options: Any
+) -> Estimate:
+    """The log-determinant of the blocks Id − L g at points ``(n, *shape)``: see `log_det_series`."""
+    value, bias, shape = torch.zeros(()).to(x), 0.0, x.shape
+    for g in blocks:
+
+        def f(rows: Tensor, g: Map = g) -> Tensor:
+            return lipschitz * g(rows.reshape(shape)).flatten(1)
+
+        part = log_det_series(f, x.flatten(1), lipschitz=lipschitz, **options)
+        value, bias = value + part.value, bias + part.bias_bound
+        x = x - lipschitz * g(x)
+    return Estimate(value, bias)
+
+
 def truncation_bound(dim: int, lipschitz: float, terms: int) -> float:
     r"""What the series can miss after K terms: :math:`d\, L^{K+1} / ((K + 1)(1 - L))`.
 
     Each eigenvalue of Df has size at most L, so term k has size at most :math:`d L^k / k`; bound
     every 1/k by 1/(K + 1) and sum the geometric series.
 
+    Raises:
+        ValueError: for a dimension or number of terms that is not positive, or L outside (0, 1).
+
     Example:
         >>> truncation_bound(dim=2, lipschitz=0.5, terms=1)
         0.5
     """
+    check_count("dim", dim)
+    check_contraction(lipschitz)
+    check_count("terms", terms)
     return dim * lipschitz ** (terms + 1) / ((terms + 1) * (1 - lipschitz))
 
 
 def _extra_terms(roulette: float, lipschitz: float, generator: torch.Generator | None) -> int:
     """How many terms beyond K survive: geometric, P(at least j) = q^j."""
-    check_positive("roulette", roulette)
-    if not lipschitz**2 < roulette < 1:
+    if not lipschitz**2 < number("roulette", roulette) < 1:
         raise ValueError(
             f"roulette must lie between lipschitz squared, {lipschitz**2:.3g}, and 1, got {roulette}"
         )
@@ -148,17 +172,34 @@ def _extra_terms(roulette: float, lipschitz: float, generator: torch.Generator |
 
 def _prepare(f: Map, x: Tensor) -> tuple[Tensor, Tensor]:
     """Points that carry a graph, and f's values there, even inside `torch.no_grad`."""
-    with torch.enable_grad():
+    check_float_tensor("x", x)
+    if x.ndim != 2 or not x.shape[1]:
+        raise ValueError(f"x must have shape (n, d) with d > 0, got {tuple(x.shape)}")
+    with torch.inference_mode(False), torch.enable_grad():
+        x = x.clone() if x.is_inference() else x
         x = x if x.requires_grad else x.detach().requires_grad_()
-        return x, f(x)
+        value = f(x)
+    if not isinstance(value, Tensor) or value.shape != x.shape or not value.requires_grad:
+        raise ValueError(
+            f"f must map {tuple(x.shape)} to the same shape, differentiably, got "
+            f"{tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__}"
+        )
+    return x, value
+
+
+@torch.no_grad()
+def _check_bound(before: Tensor, after: Tensor, lipschitz: float) -> None:
+    """‖Df(x)ᵀ v‖ ≤ L ‖v‖ at every probe, or the stated bound is false."""
+    slack = 1 + 1e3 * torch.finfo(before.dtype).eps
+    stretch = after.norm(dim=-1) / before.norm(dim=-1).clamp(min=torch.finfo(before.dtype).tiny)
+    if not (stretch <= lipschitz * slack).all():
+        raise ValueError(
+            f"lipschitz must bound f's Lipschitz constant: {lipschitz:g} does not, a vector was "
+            f"stretched by {stretch.max().item():.4g}"
+        )
 
 
 def _pull_back(value: Tensor, x: Tensor, v: Tensor) -> Tensor:
     """Df(x)ᵀ v, kept differentiable."""
-    (product,) = torch.autograd.grad(value, x, v, create_graph=True)
-    return product
-
-
-def _signs(x: Tensor, generator: torch.Generator | None) -> Tensor:
-    bits = torch.randint(0, 2, x.shape, generator=generator, device=x.device)
-    return (2 * bits - 1).to(x.dtype)
+    with torch.inference_mode(False):
+        return torch.autograd.grad(value, x, v, create_graph=True)[0]

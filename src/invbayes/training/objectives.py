@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
-from invbayes._checks import check_float_tensor, check_positive, check_same_dtype
+from invbayes._checks import check_fits, check_flag, check_instance, check_positive
 from invbayes.bayes.problems import LinearProblem, matched_weight
 from invbayes.networks.iresnet import InvertibleResNet
+from invbayes.training.metrics import check_metric
+from invbayes.training.runaway import runaway
 
 Objective = Callable[[InvertibleResNet, Tensor, Tensor], Tensor]
 
@@ -32,8 +33,8 @@ class Reconstruction:
             of the reconstruction, since the search starts from the truth.
 
     Call:
-        ``objective(net, x, z)`` for samples x and *noisy* normal data z, both ``(n, d)``, gives
-        the loss, a number.
+        ``objective(net, x, z)`` for samples x and *noisy* normal data z, both ``(n, *shape)``,
+        gives the loss, a number.
 
     Raises:
         ValueError: if the tolerance is not above zero.
@@ -43,7 +44,7 @@ class Reconstruction:
 
     Example:
         >>> import torch
-        >>> net, x = InvertibleResNet(2), torch.ones(5, 2)
+        >>> net, x = InvertibleResNet.dense(2), torch.ones(5, 2)
         >>> bool(Reconstruction()(net, x, net(x)) < 1e-6)
         True
     """
@@ -55,7 +56,17 @@ class Reconstruction:
 
     def __call__(self, net: InvertibleResNet, x: Tensor, z: Tensor) -> Tensor:
         """The loss of a batch, a number."""
-        return (net.inverse(z, self.tol, start=x) - x).square().sum(-1).mean() / 2
+        check_samples(x, z)
+        return (net.inverse(z, self.tol, start=x) - x).flatten(1).square().sum(-1).mean() / 2
+
+
+def check_samples(x: Tensor, z: Tensor) -> None:
+    """Raise unless x and z are batches of one shape, dtype and device, and not empty."""
+    if not isinstance(x, Tensor) or not len(x):
+        raise ValueError(f"x must hold at least one sample, got {getattr(x, 'shape', x)}")
+    check_fits("z", z, (), like=x)
+    if z.shape != x.shape:
+        raise ValueError(f"z must have the shape of x, {tuple(x.shape)}, got {tuple(z.shape)}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,16 +85,17 @@ class Approximation:
         conditional_mean: whether :math:`A^*\!A x` stands for the samples z.
 
     Call:
-        ``objective(net, x, z)`` for samples x and z, both ``(n, d)``, gives the loss, a number.
+        ``objective(net, x, z)`` for samples x and z, both ``(n, *shape)``, gives the loss.
 
     Raises:
-        ValueError: for a metric that does not fit or is not symmetric positive definite.
+        ValueError: for a metric that does not fit or is not symmetric positive definite; when
+            called, for samples that do not fit.
 
     Source: arXiv 2306.01335; Figure 1 a of arXiv 2510.26704.
 
     Example:
         >>> import torch
-        >>> net = InvertibleResNet(1, scale=2.0)
+        >>> net = InvertibleResNet.dense(1, scale=2.0)
         >>> x = torch.ones(1, 1)
         >>> loss = Approximation(LinearProblem(torch.eye(1), 0.1))(net, x, x)
         >>> torch.allclose(loss, (net(x) - x).square().sum() / 2)
@@ -95,8 +107,10 @@ class Approximation:
     conditional_mean: bool = field(default=True, kw_only=True)
 
     def __post_init__(self) -> None:
+        check_instance("problem", self.problem, LinearProblem)
+        check_flag("conditional_mean", self.conditional_mean)
         if self.metric is not None:
-            _check_metric(self.metric, self.problem)
+            check_metric("metric", self.metric, self.problem)
 
     def __call__(self, net: InvertibleResNet, x: Tensor, z: Tensor) -> Tensor:
         """The loss of a batch, a number."""
@@ -104,9 +118,9 @@ class Approximation:
 
     def _data_term(self, value: Tensor, x: Tensor, z: Tensor) -> Tensor:
         r""":math:`\tfrac12 \mathbb{E} \|\varphi(x) - z\|_M^2` for values φ(x), a number."""
-        if not value.shape == x.shape == z.shape:
-            raise ValueError(f"z must have the shape of x, {tuple(x.shape)}, got {tuple(z.shape)}")
-        misfit = value - (x @ self.problem.normal_operator if self.conditional_mean else z)
+        check_samples(x, z)
+        target = self.problem.mean_normal_data(x) if self.conditional_mean else z
+        misfit = (value - target).flatten(1)
         weighted = misfit if self.metric is None else misfit @ self.metric
         return (misfit * weighted).sum(-1).mean() / 2
 
@@ -126,6 +140,10 @@ class _Regularized(Approximation):
         """δ̂²."""
         return matched_weight(self.problem, self.weight)
 
+    def watch(self, net: InvertibleResNet, x: Tensor) -> str | None:
+        """What speaks against the samples' having a density: see `runaway`."""
+        return None if self.metric is not None else runaway(net, self.problem, self.strength, x)
+
 
 @dataclass(frozen=True, eq=False)
 class LogDeterminant(_Regularized):
@@ -141,7 +159,7 @@ class LogDeterminant(_Regularized):
         weight: :math:`\hat\delta^2 > 0`, by default δ².
 
     Call:
-        ``objective(net, x, z)`` for samples x and z, both ``(n, d)``, gives the loss, a number.
+        ``objective(net, x, z)`` for samples x and z, both ``(n, *shape)``, gives the loss.
 
     Raises:
         ValueError: as `Approximation` does, and for a weight that is not above zero.
@@ -150,7 +168,7 @@ class LogDeterminant(_Regularized):
 
     Example:
         >>> import torch
-        >>> net = InvertibleResNet(2)
+        >>> net = InvertibleResNet.dense(2)
         >>> x = torch.ones(1, 2)
         >>> problem = LinearProblem(torch.eye(2), 0.1)
         >>> plain, loss = Approximation(problem)(net, x, x), LogDeterminant(problem)(net, x, x)
@@ -178,7 +196,7 @@ class Divergence(_Regularized):
         weight: :math:`\hat\delta^2 > 0`, by default δ².
 
     Call:
-        ``objective(net, x, z)`` for samples x and z, both ``(n, d)``, gives the loss, a number.
+        ``objective(net, x, z)`` for samples x and z, both ``(n, *shape)``, gives the loss.
 
     Raises:
         ValueError: as `Approximation` does, and for a weight that is not above zero.
@@ -187,7 +205,7 @@ class Divergence(_Regularized):
 
     Example:
         >>> import torch
-        >>> net = InvertibleResNet(2)
+        >>> net = InvertibleResNet.dense(2)
         >>> x = torch.ones(1, 2)
         >>> problem = LinearProblem(torch.eye(2), 0.1)
         >>> plain, loss = Approximation(problem)(net, x, x), Divergence(problem)(net, x, x)
@@ -199,49 +217,3 @@ class Divergence(_Regularized):
         """The loss of a batch, a number."""
         value, divergence = net.with_divergence(x)
         return self._data_term(value, x, z) - self.strength * divergence.mean()
-
-
-def posterior_metric(
-    problem: LinearProblem, covariance: Tensor, *, weight: float | None = None
-) -> Tensor:
-    r"""The metric in which the log-determinant training is unbiased for Gaussian priors,
-
-    .. math:: W = (A^*\!A + \hat\delta^2\, \Sigma_X^{-1})^{-1},
-
-    the posterior covariance, divided by :math:`\hat\delta^2`, that a Gaussian prior would give.
-
-    Args:
-        problem: the measurement.
-        covariance: :math:`\Sigma_X`, of the prior or of samples, shape ``(d, d)``.
-        weight: :math:`\hat\delta^2 > 0`, by default δ².
-
-    Raises:
-        ValueError: if the covariance is not symmetric positive definite of shape ``(d, d)``, or
-            the weight is not above zero.
-
-    Source: chapter 5 of the book.
-
-    Example:
-        >>> import torch
-        >>> posterior_metric(LinearProblem(torch.eye(1), 1.0), torch.ones(1, 1))
-        tensor([[0.5000]])
-    """
-    weight = matched_weight(problem, weight)
-    _check_metric(covariance, problem, name="covariance")
-    inverse = problem.normal_operator + weight * torch.linalg.inv(covariance)
-    metric = torch.linalg.inv(inverse)
-    return (metric + metric.mT) / 2
-
-
-def _check_metric(matrix: Tensor, problem: LinearProblem, name: str = "metric") -> None:
-    check_float_tensor(name, matrix)
-    check_same_dtype(operator=problem.operator, **{name: matrix})
-    if matrix.shape != (problem.dim, problem.dim):
-        shape = (problem.dim, problem.dim)
-        raise ValueError(f"{name} must have shape {shape}, got {tuple(matrix.shape)}")
-    asymmetry = (matrix - matrix.mT).abs().max().item() / matrix.abs().max().item()
-    if asymmetry > 1e-6 or torch.linalg.cholesky_ex(matrix).info.item():
-        raise ValueError(
-            f"{name} must be symmetric positive definite, got relative asymmetry {asymmetry:.1g} "
-            f"and least eigenvalue {torch.linalg.eigvalsh(matrix).min().item():.3g}"
-        )

@@ -1,14 +1,26 @@
-"""Where a training takes its samples from: the prior, evenly spread, or a fixed data set."""
+"""Where a training takes its samples from: a prior, evenly spread or not, or a data set.
+
+Every sampler is called as ``sampler(n, generator)`` and gives x and z, each ``(n, *shape)``. All can
+be pickled; randomness is drawn on the generator's device and moved to that of the data.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.quasirandom import SobolEngine
 
-from invbayes._checks import check_points
+from invbayes._checks import (
+    check_count,
+    check_instance,
+    check_not_negative,
+    check_points,
+)
+from invbayes._random import random_part, standard_normal
 from invbayes.bayes.mixtures import GaussianMixture
 from invbayes.bayes.posteriors import check_fit
 from invbayes.bayes.problems import LinearProblem
@@ -30,17 +42,138 @@ def fresh_samples(prior: GaussianMixture, problem: LinearProblem) -> Sampler:
         (torch.Size([5, 2]), torch.Size([5, 2]))
     """
     check_fit(prior, problem)
+    return partial(_draw_fresh, prior, problem)
 
-    def draw(n: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        x = prior.sample(n, generator=generator)
-        return x, problem.normal_data(problem.observe(x, generator=generator))
 
-    return draw
+def _draw_fresh(
+    prior: GaussianMixture, problem: LinearProblem, n: int, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    x = prior.sample(n, generator=generator).reshape(n, *problem.shape)
+    return x, problem.normal_data(problem.observe(x, generator=generator))
+
+
+def fresh_noise(x: Tensor, problem: LinearProblem, *, jitter: float = 0.0) -> Sampler:
+    r"""Your own samples with new noise at every step,
+
+    .. math:: x = x_i + \tau\, \xi, \qquad z = A^*(A x + \eta), \qquad i \text{ random}, \quad \xi, \eta \text{ new}.
+
+    Each step takes a random part of the data, or all of it where it is small. Frozen noise can be
+    learnt by heart, fresh noise cannot: where A and the noise are known, this is the sampler to use.
+
+    A finite data set has no density, which the divergence and log-determinant trainings need. The
+    jitter τ > 0 gives it one: the target is then that of the prior :math:`p * \mathcal{N}(0, \tau^2 I)`.
+
+    Args:
+        x: the unknowns, shape ``(n, *shape)``.
+        problem: the measurement.
+        jitter: τ ≥ 0, in the units of x.
+
+    Raises:
+        ValueError: for samples that do not fit the problem, none, NaN, or a negative jitter.
+
+    Source: noise on the samples is denoising score matching's device (Vincent 2011).
+
+    Example:
+        >>> import torch
+        >>> problem = LinearProblem(torch.eye(2), 0.1)
+        >>> sampler = fresh_noise(torch.zeros(3, 2), problem, jitter=0.5)
+        >>> x, z = sampler(2, torch.Generator().manual_seed(0))
+        >>> x.shape, bool((x != 0).all()), bool((z != x).all())
+        (torch.Size([2, 2]), True, True)
+    """
+    check_instance("problem", problem, LinearProblem)
+    check_points("x", x, problem.shape, like=problem.like)
+    if x.ndim != 1 + len(problem.shape) or not len(x):
+        shape = ", ".join(map(str, problem.shape))
+        raise ValueError(f"x must have shape (n, {shape}) with n > 0, got {tuple(x.shape)}")
+    check_not_negative("jitter", jitter)
+    return partial(_draw_noise, x.clone(), problem, float(jitter))
+
+
+def _draw_noise(
+    data: Tensor, problem: LinearProblem, jitter: float, n: int, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    check_count("n", n)
+    x = data[_chosen(len(data), n, generator).to(data.device)]
+    if jitter:
+        x = x + jitter * standard_normal(x.shape, x, generator)
+    return x, problem.normal_data(problem.observe(x, generator=generator))
+
+
+def fixed_samples(x: Tensor, z: Tensor) -> Sampler:
+    """A data set of pairs: each step takes a random part of it, or all of it where it is small.
+
+    Args:
+        x: the unknowns, shape ``(n, *shape)``.
+        z: their normal data, of the same shape.
+
+    Raises:
+        ValueError: for shapes or dtypes that do not fit, no samples, or NaN.
+
+    Example:
+        >>> import torch
+        >>> x, z = fixed_samples(torch.ones(3, 2), torch.zeros(3, 2))(1024, None)
+        >>> x.shape
+        torch.Size([3, 2])
+    """
+    for name, value in {"x": x, "z": z}.items():
+        check_points(name, value, (), like=x if isinstance(x, Tensor) else value)
+    if x.ndim < 2 or x.shape != z.shape or not x.numel():
+        came = f"{tuple(x.shape)} and {tuple(z.shape)}"
+        raise ValueError(f"x and z must both have shape (n, *shape) with n > 0, got {came}")
+    return partial(_draw_pairs, x.clone(), z.clone())
+
+
+def _draw_pairs(
+    x: Tensor, z: Tensor, n: int, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    check_count("n", n)
+    chosen = _chosen(len(x), n, generator).to(x.device)
+    return x[chosen], z[chosen]
+
+
+def _chosen(count: int, n: int, generator: torch.Generator | None) -> Tensor:
+    """The positions of a batch: all of them, in order, where there are no more than n."""
+    return torch.arange(count) if n >= count else random_part(count, n, generator)
+
+
+class QuasiSampler:
+    """What `quasi_samples` returns: a Sobol sequence, mapped to samples; it remembers its place."""
+
+    def __init__(self, prior: GaussianMixture, problem: LinearProblem, seed: int) -> None:
+        self._prior, self._problem, self._seed = prior, problem, seed
+        dim = 1 + prior.dim + problem.data_dim
+        self._engine = SobolEngine(dim, scramble=True, seed=seed)
+
+    def __call__(self, n: int, _: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """The next n points of the sequence; its generator is its own."""
+        check_count("n", n)
+        prior, problem = self._prior, self._problem
+        # Half of the engine's resolution is added, so that no coordinate is zero; one is kept out.
+        u = (self._engine.draw(n, dtype=torch.float64) + 2.0**-31).clamp(max=1 - 2.0**-31)
+        u = u.to(prior.means.device)
+        chosen = torch.bucketize(u[:, 0].contiguous(), prior.weights.double().cumsum(0)[:-1])
+        normal = torch.special.ndtri(u[:, 1:]).to(prior.means.dtype)
+        x_part, noise = normal.split([prior.dim, problem.data_dim], dim=1)
+        factor = prior.components.scale_tril[chosen]
+        x = prior.means[chosen] + torch.einsum("nij,nj->ni", factor, x_part)
+        x = x.reshape(n, *problem.shape)
+        noise = problem.colour(noise.reshape(n, *problem.data_shape))
+        return x, problem.normal_data(problem.apply(x) + noise)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The seed and the place in the sequence, for resuming."""
+        return {"seed": self._seed, "drawn": self._engine.num_generated}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to the place that `state_dict` told."""
+        self.__init__(self._prior, self._problem, state["seed"])
+        self._engine.fast_forward(state["drawn"])
 
 
 def quasi_samples(
     prior: GaussianMixture, problem: LinearProblem, *, generator: torch.Generator | None = None
-) -> Sampler:
+) -> QuasiSampler:
     r"""Samples as `fresh_samples` draws them, but spread evenly: randomised quasi-Monte Carlo.
 
     A scrambled Sobol sequence u in the unit cube is mapped to a component of the mixture, a point
@@ -71,49 +204,6 @@ def quasi_samples(
         True
     """
     check_fit(prior, problem)
-    seed = int(torch.randint(2**31, (), generator=generator))
-    engine = SobolEngine(1 + prior.dim + problem.data_dim, scramble=True, seed=seed)
-
-    def draw(n: int, _: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        # Half of the engine's resolution is added, so that no coordinate is zero; one is kept out.
-        u = (engine.draw(n, dtype=torch.float64) + 2.0**-31).clamp(max=1 - 2.0**-31)
-        u = u.to(prior.means.device)
-        chosen = torch.bucketize(u[:, 0].contiguous(), prior.weights.double().cumsum(0)[:-1])
-        normal = torch.special.ndtri(u[:, 1:]).to(prior.means.dtype)
-        x_part, noise = normal.split([prior.dim, problem.data_dim], dim=1)
-        factor = prior.components.scale_tril[chosen]
-        x = prior.means[chosen] + torch.einsum("nij,nj->ni", factor, x_part)
-        return x, problem.normal_data(problem.apply(x) + problem.noise_std * noise)
-
-    return draw
-
-
-def fixed_samples(x: Tensor, z: Tensor) -> Sampler:
-    """A data set: each step takes a random part of it, or all of it where it is small.
-
-    Args:
-        x: the unknowns, shape ``(n, d)``.
-        z: their normal data, shape ``(n, d)``.
-
-    Raises:
-        ValueError: for shapes or dtypes that do not fit, no samples, or NaN.
-
-    Example:
-        >>> import torch
-        >>> x, z = fixed_samples(torch.ones(3, 2), torch.zeros(3, 2))(1024, None)
-        >>> x.shape
-        torch.Size([3, 2])
-    """
-    if x.ndim != 2 or x.shape != z.shape or not len(x):
-        came = f"{tuple(x.shape)} and {tuple(z.shape)}"
-        raise ValueError(f"x and z must both have shape (n, d) with n > 0, got {came}")
-    check_points("x", x, x.shape[1], like=x)
-    check_points("z", z, x.shape[1], like=x)
-
-    def draw(n: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        if n >= len(x):
-            return x, z
-        chosen = torch.randperm(len(x), generator=generator)[:n].to(x.device)
-        return x[chosen], z[chosen]
-
-    return draw
+    device = None if generator is None else generator.device
+    seed = int(torch.randint(2**31, (), generator=generator, device=device))
+    return QuasiSampler(prior, problem, seed)

@@ -1,29 +1,26 @@
-"""Training: a schedule, an average of the weights, a record."""
+"""Training: a schedule, an average of the weights, early stopping, a file to go on from, a record."""
 
 from __future__ import annotations
 
-import math
+import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from pytorch_optimizer import SOAP
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from invbayes._checks import check_count
-from invbayes.bayes.mixtures import GaussianMixture
-from invbayes.bayes.problems import LinearProblem
-from invbayes.errors import TrainingDiverged
+from invbayes._checks import check_callable, check_count, check_instance, check_share
 from invbayes.networks.iresnet import InvertibleResNet
 from invbayes.progress import progress_bar
-from invbayes.training.objectives import Objective
-from invbayes.training.samplers import Sampler, quasi_samples
+from invbayes.training.objectives import Objective, check_samples
+from invbayes.training.run import MakeOptimizer, Run
+from invbayes.training.samplers import Sampler
 
-MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+Callback = Callable[[int, float, InvertibleResNet], Any]
+CHECKS, SAVE_EVERY = 20, 60.0  # held-out losses in a training; seconds between two files
 
 # No weight decay: it would only fight the normalisation of the weights. Biases and sharpnesses get
 # their own eigenbasis, and every basis is renewed often: the networks are small, so this is cheap.
@@ -45,11 +42,13 @@ class TrainingRecord(NamedTuple):
         losses: the loss of each step's batch, shape ``(steps,)``.
         seconds: the time it took.
         lipschitz_bound: the certificate of the trained network.
+        held_out: steps made and the loss on the held-out samples then, shape ``(checks, 2)``.
     """
 
     losses: Tensor
     seconds: float
     lipschitz_bound: float
+    held_out: Tensor
 
 
 def train(
@@ -63,6 +62,10 @@ def train(
     average: float = 0.95,
     optimizer: MakeOptimizer = soap,
     generator: torch.Generator | None = None,
+    held_out: tuple[Tensor, Tensor] | None = None,
+    patience: int | None = None,
+    callback: Callback | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> TrainingRecord:
     r"""Minimise :math:`\mathbb{E}\, \ell(\varphi_\theta; x, z)` over the parameters θ, in place.
@@ -76,22 +79,35 @@ def train(
         net: the network.
         objective: one of the book's objectives, or any ``(net, x, z)`` to a number.
         sampler: ``(n, generator)`` to samples x and z; see `quasi_samples`, `fresh_samples`,
-            `fixed_samples`.
+            `fresh_noise`, `fixed_samples`.
         steps: the number of optimiser steps.
         batch: the number of samples of each.
         warmup: the share of the steps with a rising step size, in [0, 1).
         average: a, in [0, 1); 0 keeps the last parameters.
-        optimizer: makes a PyTorch optimiser from the parameters; by default SOAP at 0.05.
+        optimizer: makes a PyTorch optimiser from the parameters; by default SOAP at 0.05. It must
+            have a step size ``lr`` and step without a closure.
         generator: the source of the samples.
+        held_out: samples x and z on which the loss of the average is computed twenty times.
+        patience: how many held-out losses may pass without a new lowest one; then the training
+            stops. With it the network ends with the average that had the lowest.
+        callback: called after each step with its number, its loss and the averaged network; what
+            it returns stops the training if it is true.
+        checkpoint: a file. The state is written to it every minute, and when the training is
+            interrupted. A training that finds it goes on from there, to the bit as if it had never
+            stopped; in the end it is removed.
         progress: whether to show a progress bar; TQDM_DISABLE=1 in the environment hides it, too.
 
     Returns:
-        The losses, the time and the final Lipschitz bound.
+        The losses, the time, the final Lipschitz bound and the held-out losses.
 
     Raises:
-        ValueError: for arguments outside these ranges, or a network without a free parameter.
+        ValueError: for arguments outside these ranges, a network without a free parameter, an
+            optimiser or objective that does not fit, or a checkpoint of another training.
         NotConverged: as the objective does.
         TrainingDiverged: if the loss or its gradient becomes NaN or infinite.
+
+    Warns:
+        RunawayWarning: once, if the objective finds that the samples have no density.
 
     Source: SOAP is due to Vyas et al., arXiv 2409.11321.
 
@@ -101,102 +117,76 @@ def train(
         >>> generator = torch.Generator().manual_seed(0)
         >>> prior = GaussianMixture.gaussian(torch.zeros(2), torch.eye(2))
         >>> problem = LinearProblem(torch.eye(2), noise_std=0.1)
-        >>> net, sampler = InvertibleResNet(2, generator=generator), fresh_samples(prior, problem)
+        >>> net, sampler = InvertibleResNet.dense(2, generator=generator), fresh_samples(prior, problem)
         >>> record = train(net, Approximation(problem), sampler, steps=50, generator=generator)
         >>> bool(record.losses[-1] < record.losses[0]), record.lipschitz_bound <= 0.99
         (True, True)
     """
-    _check_options(steps, batch, warmup, average)
-    parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    if not parameters:
-        raise ValueError("net must have a parameter that requires a gradient, got none")
-    stepper = optimizer(parameters)
-    schedule = LambdaLR(stepper, partial(_step_size, steps=steps, warm=int(warmup * steps)))
-    averaged = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(average))
-    losses, started = [], time.perf_counter()
+    _check_options(net, objective, sampler, steps, batch, warmup, average)
+    _check_extras(held_out, patience, callback)
+    run = Run(net, objective, sampler, generator, optimizer, (steps, batch, warmup, average))
+    if checkpoint is not None and os.path.exists(checkpoint):
+        run.load(checkpoint)
     try:
-        for step in progress_bar(range(steps), show=progress):
-            stepper.zero_grad()
-            loss = objective(net, *sampler(batch, generator))
-            loss.backward()
-            _check_finite(loss, parameters, step)
-            stepper.step()
-            schedule.step()
-            averaged.update_parameters(net)
-            losses.append(loss.detach())
+        for _ in progress_bar(range(len(run.losses), steps), show=progress):
+            run.step()
+            stop = callback is not None and callback(
+                len(run.losses) - 1, run.losses[-1].item(), run.averaged.module
+            )
+            if held_out is not None and len(run.losses) % max(1, steps // CHECKS) == 0:
+                stop = run.check(held_out, patience) or stop
+            if stop:
+                break
+            if checkpoint is not None and time.perf_counter() - run.saved > SAVE_EVERY:
+                run.save(checkpoint)
+    except BaseException:
+        if checkpoint is not None:
+            run.save(checkpoint)
+        raise
     finally:
-        net.load_state_dict(averaged.module.state_dict())
-    seconds = time.perf_counter() - started
-    return TrainingRecord(torch.stack(losses), seconds, net.lipschitz_bound())
+        run.finish(keep_best=patience is not None)
+    if checkpoint is not None and os.path.exists(checkpoint):
+        os.remove(checkpoint)
+    return _record(run)
 
 
-def fit(
+def _record(run: Run) -> TrainingRecord:
+    bound = run.net.lipschitz_bound()
+    if not bound < 1:
+        raise ValueError(f"net must keep a Lipschitz bound below 1 in training, got {bound:.6g}")
+    held_out = torch.tensor(run.held_out, dtype=torch.float64).reshape(-1, 2)
+    losses = torch.stack(run.losses) if run.losses else torch.zeros(0)
+    return TrainingRecord(losses, run.elapsed(), bound, held_out)
+
+
+def _check_options(
+    net: InvertibleResNet,
     objective: Objective,
-    prior: GaussianMixture,
-    problem: LinearProblem,
-    *,
-    generator: torch.Generator,
-    steps: int = 1000,
-    sampler: Sampler | None = None,
-    progress: bool = True,
-    **options: Any,
-) -> tuple[InvertibleResNet, TrainingRecord]:
-    """A new network, trained with an objective, and its record.
-
-    The three lines that every chapter needs. The network takes the prior's dtype, and its
-    parameters are frozen at the end. For another batch, average or optimiser, use `train`.
-
-    Args:
-        objective, steps, progress: as in `train`.
-        prior, problem: as in `quasi_samples`.
-        generator: the source of the initial weights and of the samples.
-        sampler: as in `train`; by default evenly spread samples of the prior, `quasi_samples`.
-        **options: passed to `InvertibleResNet`, such as ``lipschitz``.
-
-    Raises:
-        ValueError: if the objective belongs to another problem, and as `InvertibleResNet`,
-            `quasi_samples` and `train` do.
-        TrainingDiverged: as `train` does.
-
-    Example:
-        >>> import torch
-        >>> from invbayes import Divergence
-        >>> prior = GaussianMixture.gaussian(torch.zeros(2), torch.eye(2))
-        >>> problem = LinearProblem(torch.eye(2), noise_std=0.1)
-        >>> generator = torch.Generator().manual_seed(0)
-        >>> net, _ = fit(Divergence(problem), prior, problem, generator=generator, steps=50)
-        >>> net.lipschitz_bound() <= 0.99
-        True
-    """
-    if getattr(objective, "problem", problem) is not problem:
-        raise ValueError("problem must be the objective's own problem, got another one")
-    net = InvertibleResNet(prior.dim, generator=generator, **options).to(prior.means)
-    if sampler is None:
-        sampler = quasi_samples(prior, problem, generator=generator)
-    record = train(net, objective, sampler, steps=steps, generator=generator, progress=progress)
-    return net.requires_grad_(False), record
-
-
-def _step_size(step: int, steps: int, warm: int) -> float:
-    """The factor of the step size: up to one in ``warm`` steps, then down to zero."""
-    if step < warm:
-        return (step + 1) / (warm + 1)
-    return (1 + math.cos(math.pi * (step - warm) / (steps - warm))) / 2
-
-
-def _check_finite(loss: Tensor, parameters: list[nn.Parameter], step: int) -> None:
-    grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    if not torch.isfinite(loss + nn.utils.get_total_norm(grads)):
-        raise TrainingDiverged(
-            f"the loss or its gradient is not finite at step {step} (loss {loss.item():.3g}); try a "
-            f"smaller step size, a longer warm-up, or look for NaN in the samples",
-            step=step,
-        )
-
-
-def _check_options(steps: int, batch: int, warmup: float, average: float) -> None:
+    sampler: Sampler,
+    steps: int,
+    batch: int,
+    warmup: float,
+    average: float,
+) -> None:
+    check_instance("net", net, nn.Module)
+    check_callable("objective", objective)
+    check_callable("sampler", sampler)
     check_count("steps", steps)
     check_count("batch", batch)
-    for name, value in {"warmup": warmup, "average": average}.items():
-        if not 0 <= value < 1:
-            raise ValueError(f"{name} must lie in [0, 1), got {value}")
+    check_share("warmup", warmup)
+    check_share("average", average)
+
+
+def _check_extras(
+    held_out: tuple[Tensor, Tensor] | None, patience: int | None, callback: Callback | None
+) -> None:
+    if held_out is not None:
+        if not isinstance(held_out, (tuple, list)) or len(held_out) != 2:
+            raise ValueError("held_out must be a pair of samples x and z")
+        check_samples(*held_out)
+    if patience is not None:
+        check_count("patience", patience)
+        if held_out is None:
+            raise ValueError("patience needs held_out samples, got none")
+    if callback is not None:
+        check_callable("callback", callback)

@@ -1,0 +1,134 @@
+"""What a residual block must offer: the part of a network that a researcher replaces."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from invbayes._checks import Shape
+
+
+class BlockMap(Protocol):
+    """A block as a function: its value, and what is known of its derivative."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """g(x), shape ``(n, *shape)``."""
+
+    def with_jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """g(x) and its Jacobian ``(n, d, d)``."""
+
+    def with_divergence(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """g(x) and its divergence ``(n,)``."""
+
+
+class Block(nn.Module, ABC):
+    r"""A map that never stretches a distance, :math:`\|g(x) - g(y)\| \le \|x - y\|`: subclass it.
+
+    To define a block, set ``shape``, write `forward` and `lipschitz_bound`, and give in `options`
+    the constructor's arguments, with which a saved network is built again. The rest has defaults:
+    Jacobian and divergence by reverse-mode differentiation, d passes each, exact. A block that
+    knows a shorter way overrides `with_divergence`, which the divergence training needs, or
+    `with_jacobian`, which makes Newton's method cheap.
+
+    The value at a point must not depend on the other points of the batch.
+
+    Attributes:
+        shape: of one point, such as ``(2,)`` or ``(1, 28, 28)``; None stands for any length.
+
+    Example:
+        >>> import torch
+        >>> class Tent(Block):
+        ...     shape = (None,)
+        ...
+        ...     def forward(self, x):
+        ...         return x.abs()
+        ...
+        ...     def lipschitz_bound(self):
+        ...         return 1.0
+        >>> block, x = Tent(), torch.tensor([[-1.0, 2.0]])
+        >>> block.with_jacobian(x)[1].tolist(), block.with_divergence(x)[1].tolist()
+        ([[[-1.0, 0.0], [-0.0, 1.0]]], [0.0])
+        >>> block.options, block.prepared() is block
+        ({}, True)
+    """
+
+    shape: Shape
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """g(x) for points ``(n, *shape)``, of the same shape."""
+
+    @abstractmethod
+    def lipschitz_bound(self) -> float:
+        """A certified bound of g's Lipschitz constant: at most one, whatever the parameters are."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The constructor's arguments, as plain numbers, strings and tuples: for saving."""
+        return {}
+
+    def prepared(self) -> BlockMap:
+        """The block for repeated use with the same parameters, work that can be shared done once."""
+        return self
+
+    def with_jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """g(x) and its Jacobian ``(n, d, d)``, by d reverse-mode passes."""
+        return jacobian_by_rows(self, x)
+
+    def with_divergence(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """g(x) and its divergence ``(n,)``, the trace of `with_jacobian`."""
+        value, jacobian = self.with_jacobian(x)
+        return value, trace(jacobian)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What the parameters do not tell: it goes into ``state_dict``."""
+        return {"block": type(self).__name__, **self.options}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Refuse the parameters of another kind of block."""
+        if state != self.get_extra_state():
+            raise ValueError(
+                f"state_dict belongs to another block: {state}, not {self.get_extra_state()}"
+            )
+
+
+def has_own_jacobian(block: nn.Module) -> bool:
+    """Whether a block knows a shorter way to its Jacobian than d passes."""
+    return type(block).with_jacobian is not Block.with_jacobian
+
+
+def trace(jacobian: Tensor) -> Tensor:
+    """The trace of matrices ``(*, d, d)``."""
+    return jacobian.diagonal(dim1=-2, dim2=-1).sum(-1)
+
+
+def jacobian_by_rows(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """f(x) and its Jacobian ``(n, d, d)``, a row at a time in one vectorised backward pass."""
+    value, pull = torch.func.vjp(f, x)
+    units = torch.eye(x[0].numel()).to(x)
+
+    def row(unit: Tensor) -> Tensor:
+        return pull(unit.reshape(x.shape[1:]).expand(x.shape))[0]
+
+    rows = torch.func.vmap(row)(units)
+    return value, rows.flatten(2).transpose(0, 1)
+
+
+def check_blocks(blocks: Block | Iterable[Block]) -> list[Block]:
+    """The blocks, each with a bound of at most one, all for the same points."""
+    found = [blocks] if isinstance(blocks, nn.Module) else [*blocks]
+    if not found:
+        raise ValueError("blocks must name at least one block, got none")
+    for block in found:
+        if not isinstance(block, Block):
+            raise ValueError(f"blocks must be instances of Block, got {type(block).__name__}")
+        if block.shape != found[0].shape:
+            raise ValueError(f"blocks must share one shape, got {found[0].shape} and {block.shape}")
+        bound = block.lipschitz_bound()
+        if not bound <= 1 + 1e-5:
+            raise ValueError(f"blocks must have a Lipschitz bound of at most 1, got {bound:.6g}")
+    return found

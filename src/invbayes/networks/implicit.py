@@ -1,0 +1,102 @@
+"""The derivative of a fixed point, from the equation that it solves: dx = (I − Df)⁻¹ d(z + f)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Map = Callable[[Tensor], Tensor]
+Resolve = Callable[[Map, Tensor], Tensor]
+
+
+def attach_direct(
+    with_jacobian: Callable[[Tensor], tuple[Tensor, Tensor]], z: Tensor, solution: Tensor
+) -> Tensor:
+    """The solution with its derivative in z and in the parameters of f, by one linear solve."""
+    value, jacobian = with_jacobian(solution)
+    residual = z + value - solution
+    matrix = torch.eye(z.shape[-1]).to(z) - jacobian.detach()
+    return solution + torch.linalg.solve(matrix, _Once.apply(residual - residual.detach()))
+
+
+def attach_iterative(f: Map, z: Tensor, solution: Tensor, resolve: Resolve) -> Tensor:
+    """The same without a Jacobian: every product with (I − Df)⁻¹ is itself a fixed point."""
+    residual = z + f(solution) - solution
+    return solution + _Resolvent.apply(residual - residual.detach(), f, solution, resolve)
+
+
+class _Stop(torch.autograd.Function):
+    """The identity, which cannot be differentiated, in the value or in what it came from."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(value: Tensor, _origin: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(_ctx: Any, _grad: Tensor) -> tuple[None, None]:
+        raise NotImplementedError("fixed_point has no second derivative")
+
+    @staticmethod
+    def jvp(_ctx: Any, *_tangents: Tensor) -> Tensor:
+        raise NotImplementedError("fixed_point has no second derivative")
+
+
+class _Once(torch.autograd.Function):
+    """The identity, which can be differentiated once."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(r: Tensor) -> Tensor:
+        return r.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:  # noqa: ARG004
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return _Stop.apply(grad, *ctx.saved_tensors)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
+        return _Stop.apply(tangent, *ctx.saved_tensors)
+
+
+class _Resolvent(torch.autograd.Function):
+    """The identity, with the derivative (I − Df(x))⁻¹, by iterations with Df or its transpose."""
+
+    @staticmethod
+    def forward(r: Tensor, _f: Map, _x: Tensor, _resolve: Resolve) -> Tensor:
+        return r.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
+        r, ctx.f, x, ctx.resolve = inputs
+        ctx.save_for_backward(r, x)
+        ctx.save_for_forward(r, x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        r, x = ctx.saved_tensors
+        _, pull = torch.func.vjp(ctx.f, x)
+        with torch.no_grad():
+            found = ctx.resolve(lambda w: pull(w)[0], grad)
+        return _Stop.apply(found, r), None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_others: Any) -> Tensor:
+        r, x = ctx.saved_tensors
+        with torch.no_grad():
+            found = ctx.resolve(lambda w: torch.func.jvp(ctx.f, (x,), (w,))[1], tangent)
+        return _Stop.apply(found, r)

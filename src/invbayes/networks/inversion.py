@@ -1,0 +1,70 @@
+"""The inverse of residual blocks, one after the other, with one tolerance for all."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from invbayes.errors import NotConverged
+from invbayes.networks.blocks import BlockMap, has_own_jacobian
+from invbayes.networks.contraction import Goal, MapWithJacobian, solve
+from invbayes.networks.steps import Method
+
+# Up to this many unknowns a Jacobian and its factorisation cost less than the steps they save.
+NEWTON_DIM = 128
+
+
+def undo_blocks(
+    maps: list[BlockMap], z: Tensor, start: Tensor | None, goal: Goal, method: Method | None
+) -> Tensor:
+    r"""The x with :math:`(\mathrm{Id} - L g_B) \circ \dots \circ (\mathrm{Id} - L g_1)(x) = z`.
+
+    From the last block to the first. An error of a block grows by 1/(1 − L) at most in each that
+    is undone after it, and the tolerance is shared out accordingly. When a block misses its
+    share, the others are undone all the same, so that the error carries an x.
+    """
+    failure, starts = None, _images(maps, start, goal.lipschitz)
+    for later, g in reversed([*enumerate(maps)]):
+        share = (1 - goal.lipschitz) ** later / len(maps)
+        try:
+            z = _undo(g, z, starts[later], goal._replace(share=share), method)
+        except NotConverged as error:
+            failure, z = error, error.point.reshape(z.shape)
+    if failure is not None:
+        failure.point = z
+        raise failure
+    return z
+
+
+def _undo(
+    g: BlockMap, z: Tensor, start: Tensor | None, goal: Goal, method: Method | None
+) -> Tensor:
+    """The x with x − L g(x) = z, for rows of points of any shape."""
+    shape = z.shape[1:]
+    if method is None:
+        few = shape.numel() <= NEWTON_DIM
+        method = "newton" if few and has_own_jacobian(g) else "anderson"
+
+    def f(rows: Tensor) -> Tensor:
+        return goal.lipschitz * g(rows.reshape(-1, *shape)).flatten(1)
+
+    flat, first = z.flatten(1), (z if start is None else start).flatten(1)
+    with_jacobian = _scaled(g, shape, goal.lipschitz) if method == "newton" else None
+    return solve(f, flat, first, goal, method=method, with_jacobian=with_jacobian).reshape(z.shape)
+
+
+def _scaled(g: BlockMap, shape: torch.Size, lipschitz: float) -> MapWithJacobian:
+    def with_jacobian(rows: Tensor) -> tuple[Tensor, Tensor]:
+        value, jacobian = g.with_jacobian(rows.reshape(-1, *shape))
+        return lipschitz * value.flatten(1), lipschitz * jacobian
+
+    return with_jacobian
+
+
+@torch.no_grad()
+def _images(maps: list[BlockMap], start: Tensor | None, lipschitz: float) -> list[Tensor | None]:
+    """What each block receives when the network is applied to the start."""
+    images = [start]
+    for g in maps[:-1]:
+        images.append(None if start is None else images[-1] - lipschitz * g(images[-1]))
+    return images

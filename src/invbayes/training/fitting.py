@@ -1,0 +1,151 @@
+"""A new network, trained, in one call: for a prior or for samples."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from invbayes._checks import check_instance, check_points
+from invbayes.bayes.mixtures import GaussianMixture
+from invbayes.bayes.posteriors import check_fit
+from invbayes.bayes.problems import LinearProblem
+from invbayes.errors import RangeWarning
+from invbayes.networks.iresnet import InvertibleResNet
+from invbayes.training.objectives import Approximation, Objective
+from invbayes.training.samplers import Sampler, fresh_noise, quasi_samples
+from invbayes.training.training import TrainingRecord, train
+
+TRAINING_OPTIONS = {*inspect.signature(train).parameters} - {"net", "objective", "sampler"}
+LARGEST = 1024  # unknowns, up to which eigenvalues are computed for a warning
+
+
+def fit(
+    objective: Objective,
+    source: GaussianMixture | Tensor,
+    problem: LinearProblem,
+    *,
+    generator: torch.Generator,
+    net: InvertibleResNet | None = None,
+    sampler: Sampler | None = None,
+    jitter: float = 0.0,
+    **options: Any,
+) -> tuple[InvertibleResNet, TrainingRecord]:
+    r"""A new network, trained with an objective, and its record.
+
+    The network takes the problem's dtype and device, and its parameters are frozen at the end.
+
+    Args:
+        objective: as in `train`.
+        source: a prior, or your own samples x of shape ``(n, *shape)``.
+        problem: the measurement.
+        generator: the source of the initial weights and of the samples.
+        net: a network of your own; by default a dense one for points that are vectors.
+        sampler: as in `train`; by default evenly spread samples of a prior, `quasi_samples`, or
+            your samples with fresh noise, `fresh_noise`.
+        jitter: as in `fresh_noise`.
+        **options: passed to `train`, such as ``steps`` and ``batch``, or to
+            `InvertibleResNet.dense`, such as ``lipschitz``.
+
+    Raises:
+        ValueError: if the objective belongs to another problem, options of a dense network come
+            with ``net``, points that are no vectors come without, and as `InvertibleResNet`, the
+            samplers and `train` do.
+        TrainingDiverged: as `train` does.
+
+    Warns:
+        RangeWarning: where the slopes that the objective asks for, in the Gaussian approximation
+            :math:`A^*\!A + \hat\delta^2 \Sigma_X^{-1}` (:math:`A^*\!A` for `Approximation`), vary by
+            more than the network's :math:`((1 + L)/(1 - L))^B`; up to 1024 unknowns.
+
+    Example:
+        >>> import torch
+        >>> from invbayes import Divergence
+        >>> prior = GaussianMixture.gaussian(torch.zeros(2), torch.eye(2))
+        >>> problem = LinearProblem(torch.eye(2), noise_std=0.1)
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> net, _ = fit(Divergence(problem), prior, problem, generator=generator, steps=50)
+        >>> net.lipschitz_bound() <= 0.99
+        True
+    """
+    if getattr(objective, "problem", problem) is not problem:
+        raise ValueError("problem must be the objective's own problem, got another one")
+    _check_source(source, problem)
+    training = {name: options.pop(name) for name in TRAINING_OPTIONS & options.keys()}
+    net = _network(net, problem, generator, options)
+    if sampler is None and isinstance(source, GaussianMixture):
+        sampler = quasi_samples(source, problem, generator=generator)
+    elif sampler is None:
+        sampler = fresh_noise(source, problem, jitter=jitter)
+    _warn_of_range(net, objective, source, problem, jitter)
+    record = train(net, objective, sampler, generator=generator, **training)
+    return net.requires_grad_(False), record
+
+
+def _check_source(source: GaussianMixture | Tensor, problem: LinearProblem) -> None:
+    check_instance("problem", problem, LinearProblem)
+    check_instance("source", source, GaussianMixture, Tensor)
+    if isinstance(source, GaussianMixture):
+        check_fit(source, problem)
+    else:
+        check_points("source", source, problem.shape, like=problem.like)
+
+
+def _network(
+    net: InvertibleResNet | None,
+    problem: LinearProblem,
+    generator: torch.Generator,
+    options: dict[str, Any],
+) -> InvertibleResNet:
+    if net is not None:
+        check_instance("net", net, InvertibleResNet)
+        if options:
+            raise ValueError(f"options {sorted(options)} are of a new network, but net is given")
+        return net.to(problem.like)
+    if len(problem.shape) != 1:
+        raise ValueError(
+            f"net must be given for points of shape {tuple(problem.shape)}: the dense network takes "
+            "vectors; or flatten them in the operator"
+        )
+    return InvertibleResNet.dense(problem.dim, generator=generator, **options).to(problem.like)
+
+
+@torch.no_grad()
+def _warn_of_range(
+    net: InvertibleResNet,
+    objective: Objective,
+    source: GaussianMixture | Tensor,
+    problem: LinearProblem,
+    jitter: float,
+) -> None:
+    if problem.dim > LARGEST:
+        return
+    target = problem.normal_operator
+    if type(objective) is not Approximation:
+        covariance = _covariance(source) + jitter**2 * torch.eye(problem.dim).to(target)
+        spread = torch.linalg.eigvalsh(covariance)
+        if spread[0] <= 1e-10 * spread[-1]:
+            return  # no density: the training's own watch tells
+        strength = getattr(objective, "strength", problem.noise_std**2)
+        target = target + strength * torch.linalg.inv(covariance)
+    slopes = torch.linalg.eigvalsh(target)
+    most = ((1 + net.lipschitz) / (1 - net.lipschitz)) ** len(net.blocks)
+    if slopes[-1] > most * slopes[0].clamp(min=0):
+        warnings.warn(
+            f"the problem asks for slopes from {slopes[0].item():.3g} to {slopes[-1].item():.3g}, but "
+            f"a network with lipschitz={net.lipschitz:g} and {len(net.blocks)} block(s) holds a ratio "
+            f"of {most:.4g} at most; raise lipschitz or blocks, or drop directions that the operator "
+            "or the samples hardly have",
+            RangeWarning,
+            stacklevel=3,
+        )
+
+
+def _covariance(source: GaussianMixture | Tensor) -> Tensor:
+    if isinstance(source, GaussianMixture):
+        return source.covariance
+    centred = source.flatten(1) - source.flatten(1).mean(0)
+    return centred.mT @ centred / len(centred)

@@ -1,0 +1,56 @@
+"""The metric of a data term: where the log-determinant training loses its bias."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from invbayes._checks import check_definite, check_instance, check_same_dtype
+from invbayes.bayes.problems import LinearProblem, matched_weight
+
+
+def posterior_metric(
+    problem: LinearProblem, covariance: Tensor, *, weight: float | None = None
+) -> Tensor:
+    r"""The metric in which the log-determinant training is unbiased for Gaussian priors,
+
+    .. math:: W = (A^*\!A + \hat\delta^2\, \Sigma_X^{-1})^{-1},
+
+    the posterior covariance, divided by :math:`\hat\delta^2`, that a Gaussian prior would give.
+
+    Args:
+        problem: the measurement.
+        covariance: :math:`\Sigma_X`, of the prior or of samples, shape ``(d, d)``.
+        weight: :math:`\hat\delta^2 > 0`, by default δ².
+
+    Raises:
+        ValueError: if the covariance is not symmetric positive definite of shape ``(d, d)``, or
+            the weight is not above zero.
+
+    Source: chapter 5 of the book.
+
+    Example:
+        >>> import torch
+        >>> posterior_metric(LinearProblem(torch.eye(1), 1.0), torch.ones(1, 1))
+        tensor([[0.5000]])
+    """
+    check_instance("problem", problem, LinearProblem)
+    weight = matched_weight(problem, weight)
+    check_metric("covariance", covariance, problem)
+    # W = L (L* A*A L + δ̂²)⁻¹ L* with Σ = L L*: one inverse of a matrix that noise keeps regular.
+    root = torch.linalg.cholesky(covariance)
+    inner = root.mT @ problem.normal_operator @ root
+    shifted = inner + weight * torch.eye(problem.dim).to(inner)
+    factor, failed = torch.linalg.cholesky_ex(shifted)
+    if failed:
+        raise ValueError(
+            f"weight must not vanish beside the operator in {inner.dtype}, got {weight:.3g}"
+        )
+    half = torch.linalg.solve_triangular(factor, root.mT, upper=False)
+    return half.mT @ half
+
+
+def check_metric(name: str, matrix: Tensor, problem: LinearProblem) -> None:
+    """Raise unless the matrix is symmetric positive definite and fits the problem."""
+    check_definite(name, matrix, problem.dim)
+    check_same_dtype(operator=problem.like, **{name: matrix})

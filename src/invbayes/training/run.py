@@ -1,0 +1,180 @@
+"""A training under way: one step after the other, and a file to go on from."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from invbayes._checks import check_instance
+from invbayes.errors import RunawayWarning, TrainingDiverged
+from invbayes.networks.iresnet import InvertibleResNet
+from invbayes.training.objectives import Objective
+from invbayes.training.samplers import Sampler
+
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+
+
+class Run:
+    """A training under way: what it needs to make a step, and to go on after an interruption."""
+
+    def __init__(
+        self,
+        net: InvertibleResNet,
+        objective: Objective,
+        sampler: Sampler,
+        generator: torch.Generator | None,
+        optimizer: MakeOptimizer,
+        options: tuple[int, int, float, float],
+    ) -> None:
+        self.net, self.objective, self.sampler, self.generator = net, objective, sampler, generator
+        self.options = options
+        steps, self.batch, warmup, average = options
+        self.parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
+        if not self.parameters:
+            raise ValueError("net must have a parameter that requires a gradient, got none")
+        self.stepper = _made(optimizer, self.parameters)
+        rate = partial(_step_size, steps=steps, warm=int(warmup * steps))
+        self.schedule = LambdaLR(self.stepper, rate)
+        self.averaged = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(average))
+        self.losses: list[Tensor] = []
+        self.held_out: list[tuple[int, float]] = []
+        self.best: dict[str, Any] | None = None
+        self.warned, self.moving, self.seconds = False, False, 0.0
+        self.started = self.saved = time.perf_counter()
+        self.before = self._randomness()
+
+    def step(self) -> None:
+        """One step of the optimiser."""
+        self.before = self._randomness()
+        self.stepper.zero_grad()
+        x, z = self.sampler(self.batch, self.generator)
+        loss = self.objective(self.net, x, z)
+        _check_loss(loss)
+        loss.backward()
+        _check_finite(loss, self.parameters, len(self.losses))
+        self.moving = True  # from here to the end of the step nothing of it can be saved
+        self.stepper.step()
+        self.schedule.step()
+        self.averaged.update_parameters(self.net)
+        self.losses.append(loss.detach())
+        self.before, self.moving = self._randomness(), False
+        self._watch(x)
+
+    def check(self, held_out: tuple[Tensor, Tensor], patience: int | None) -> bool:
+        """The held-out loss of the average; whether to stop."""
+        with torch.no_grad():
+            loss = self.objective(self.averaged.module, *held_out).item()
+        self.held_out.append((len(self.losses), loss))
+        lowest = min(range(len(self.held_out)), key=lambda i: self.held_out[i][1])
+        if lowest == len(self.held_out) - 1:
+            self.best = {k: _copied(v) for k, v in self.averaged.module.state_dict().items()}
+        return patience is not None and len(self.held_out) - 1 - lowest >= patience
+
+    def finish(self, *, keep_best: bool) -> None:
+        """Give the network its average."""
+        best = self.best if keep_best and self.best is not None else None
+        self.net.load_state_dict(best or self.averaged.module.state_dict())
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the state as it was before the step under way; a step half made is not written."""
+        if self.moving:
+            return
+        content = {name: getattr(self, name) for name in ("options", "held_out", "best", "before")}
+        content |= {name: getattr(self, name).state_dict() for name in self._PARTS}
+        content |= {"losses": self.losses, "seconds": self.elapsed()}
+        torch.save(content, f"{path}.new")
+        os.replace(f"{path}.new", path)
+        self.saved = time.perf_counter()
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Go on from a file."""
+        content = torch.load(path, weights_only=True)
+        if tuple(content["options"]) != self.options:
+            raise ValueError(
+                f"checkpoint must be of this training, with steps, batch, warmup, average = "
+                f"{self.options}, got one with {tuple(content['options'])}"
+            )
+        for name in self._PARTS:
+            getattr(self, name).load_state_dict(content[name])
+        for name in ("losses", "held_out", "best", "seconds"):
+            setattr(self, name, content[name])
+        if self.generator is not None:
+            self.generator.set_state(content["before"]["generator"])
+        if hasattr(self.sampler, "load_state_dict"):
+            self.sampler.load_state_dict(content["before"]["sampler"])
+
+    _PARTS = ("net", "averaged", "stepper", "schedule")
+
+    def elapsed(self) -> float:
+        """Seconds, those before an interruption included."""
+        return self.seconds + time.perf_counter() - self.started
+
+    def _randomness(self) -> dict[str, Any]:
+        """Where the generator and a sampler with a place of its own stand."""
+        state = getattr(self.sampler, "state_dict", lambda: None)()
+        own = None if self.generator is None else self.generator.get_state()
+        return {"generator": own, "sampler": state}
+
+    @torch.no_grad()
+    def _watch(self, x: Tensor) -> None:
+        """Ask the objective, now and then, whether the samples can carry it."""
+        watch = getattr(self.objective, "watch", None)
+        if watch is None or self.warned or len(self.losses) % 25 != 1:
+            return
+        message = watch(self.net, x)
+        if message:
+            self.warned = True
+            warnings.warn(message, RunawayWarning, stacklevel=4)
+
+
+def _made(optimizer: MakeOptimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    stepper = optimizer(parameters)
+    check_instance("optimizer(parameters)", stepper, torch.optim.Optimizer)
+    if any("lr" not in group for group in stepper.param_groups):
+        raise ValueError(
+            f"optimizer must have a step size lr, which the schedule changes; "
+            f"{type(stepper).__name__} has none"
+        )
+    if isinstance(stepper, torch.optim.LBFGS):
+        raise ValueError("optimizer must step without a closure; LBFGS needs one")
+    return stepper
+
+
+def _copied(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+def _step_size(step: int, steps: int, warm: int) -> float:
+    """The factor of the step size: up to one in ``warm`` steps, then down to zero."""
+    if step < warm:
+        return (step + 1) / (warm + 1)
+    return (1 + math.cos(math.pi * (step - warm) / (steps - warm))) / 2
+
+
+def _check_loss(loss: Tensor) -> None:
+    if not isinstance(loss, Tensor) or loss.ndim or not loss.requires_grad:
+        came = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise ValueError(
+            f"objective must return a number with a gradient, a 0-d tensor, got {came}; is "
+            "gradient tracking off?"
+        )
+
+
+def _check_finite(loss: Tensor, parameters: list[nn.Parameter], step: int) -> None:
+    grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not torch.isfinite(loss + nn.utils.get_total_norm(grads)):
+        raise TrainingDiverged(
+            f"the loss or its gradient is not finite at step {step} (loss {loss.item():.3g}); try a "
+            f"smaller step size, a longer warm-up, or look for NaN in the samples",
+            step=step,
+        )
