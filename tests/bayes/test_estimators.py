@@ -190,11 +190,25 @@ def test_eigenvalues_minimise_the_four_losses(a, prior_std, noise_std):
         ((torch.tensor([torch.nan]), 1.0, 1.0), "singular_values must be finite"),
         ((torch.tensor([1.0]), 0.0, 1.0), "prior_std must be finite and > 0, got 0"),
         ((torch.tensor([1.0]), 1.0, -2.0), "noise_std must be finite and > 0, got -2"),
+        ((torch.tensor([1.0]), 1.0, True), "noise_std must be a number, got True"),
+        ((torch.tensor([1.0]), "1", 1.0), "prior_std must be a number, got '1'"),
+        ((torch.tensor([1e30]), 1.0, 1.0), "singular_values and noise_std / prior_std must have f"),
+        ((torch.tensor([1.0]), 1.0, 1e25), r"must have finite squares, .* got 1e\+25 / 1\.0"),
+        ((torch.tensor([1.0]), 1e-200, 1e200), "must have finite squares"),
+        ((torch.tensor([1.0]), 1e200, 1e-200), "must have finite squares, the latter > 0"),
+        ((None, 1.0, 1.0), "singular_values must be a floating-point tensor, got NoneType"),
     ],
 )
 def test_bad_eigenvalue_input_is_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         gaussian_forward_eigenvalues(*arguments)
+
+
+def test_large_singular_values_need_no_fourth_power():
+    found = gaussian_forward_eigenvalues(torch.tensor([1e15, 1e-15]), 1.0, 1e-3)
+    expected = torch.tensor([1e30, 1e-3])
+    torch.testing.assert_close(found.log_det, expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(found.log_det_metric, torch.tensor([1e30, 1e-18]), rtol=1e-5, atol=0)
 
 
 def test_another_weight_is_another_noise_level(generator):
@@ -204,6 +218,16 @@ def test_another_weight_is_another_noise_level(generator):
     torch.testing.assert_close(found, ideal_forward_map(prior, LinearProblem(operator, 0.7), x))
     with pytest.raises(ValueError, match="weight must be finite and > 0"):
         ideal_forward_map(prior, LinearProblem(operator, 0.3), x, weight=0.0)
+
+
+def test_a_batch_of_priors_is_refused():
+    """Four priors with four points would pair up without a word."""
+    problem = LinearProblem(torch.eye(2, dtype=torch.float64), 0.5)
+    y = torch.zeros(4, 2, dtype=torch.float64)
+    batch = posterior(two_blobs(), problem, y)
+    for estimate in (posterior_mean, map_estimate, ideal_forward_map):
+        with pytest.raises(ValueError, match=r"prior must be a single mixture, .* shape \(4,\)"):
+            estimate(batch, problem, y)
 
 
 @pytest.mark.parametrize("estimate", [posterior_mean, map_estimate, ideal_forward_map])

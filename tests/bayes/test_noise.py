@@ -59,8 +59,9 @@ def test_the_covariance_is_that_of_flattened_data(generator):
     torch.testing.assert_close(problem.whiten(noise[:3]).flatten(1) @ root.double().mT, flat[:3])
 
 
-def test_whitening_undoes_colouring(problem, generator):
-    white = torch.randn(2, 5, 3, generator=generator, dtype=torch.float64)
+@pytest.mark.parametrize("lead", [(), (0,), (4,), (2, 5)])
+def test_whitening_undoes_colouring(problem, lead, generator):
+    white = torch.randn(*lead, 3, generator=generator, dtype=torch.float64)
     torch.testing.assert_close(problem.whiten(problem.colour(white)), white)
     torch.testing.assert_close(
         problem.white_matrix, problem.whiten(problem.operator.mT).mT, rtol=1e-12, atol=1e-12
@@ -213,7 +214,7 @@ def test_noise_fits_the_dtype(noise_std):
     double = LinearProblem(torch.eye(2).double(), noise_std)
     with pytest.raises(ValueError, match=r"noise_std must have deviations that torch\.float32"):
         double.to(dtype=torch.float32)
-    variances = torch.tensor([1e-80, 1.0]).double()
+    variances = torch.tensor([1e-80, 1.0], dtype=torch.float64)
     coloured = LinearProblem(torch.eye(2).double(), noise_covariance=variances)
     with pytest.raises(ValueError, match=r"noise_covariance must have deviations that torch\."):
         coloured.to(dtype=torch.float32)

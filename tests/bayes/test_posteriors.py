@@ -146,6 +146,44 @@ def test_nearly_noiseless_data_leave_a_positive_covariance():
     torch.testing.assert_close(belief.covariances, expected, rtol=1e-6, atol=1e-22)
 
 
+@pytest.mark.parametrize("density", [data_density, normal_data_density])
+@pytest.mark.parametrize("noise_std", [1e-3, 1e-4])
+def test_in_single_precision_small_noise_leaves_a_density(density, noise_std, generator):
+    """Its square is lost beside the signal's, and the determinant of the covariance with it."""
+    low = random_mixture(2, 2, generator, dtype=torch.float32)
+    operator = random_operator(3, 2, 2, generator).float()
+    problem = LinearProblem(operator, noise_std)
+    y = problem.observe(low.sample(5, generator=generator), generator=generator)
+    points = y if density is data_density else problem.normal_data(y)
+    exact = density(low.to(dtype=torch.float64), problem.to(dtype=torch.float64))
+    found = density(low, problem).log_prob(points)
+    torch.testing.assert_close(found.double(), exact.log_prob(points.double()), rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize(("dtype", "noise_std"), [(torch.float32, 1e-7), (torch.float64, 1e-16)])
+def test_noise_lost_in_rounding_leaves_no_density(dtype, noise_std, generator):
+    prior = random_mixture(2, 2, generator, dtype=dtype)
+    operator = random_operator(3, 2, 2, generator).to(dtype)
+    with pytest.raises(ValueError, match=r"problem must have noise .* noise_std=1e-"):
+        data_density(prior, LinearProblem(operator, noise_std))
+    square = LinearProblem(operator[:2], noise_std)
+    assert data_density(prior, square).log_prob(prior.means @ operator[:2].mT).isfinite().all()
+
+
+@pytest.mark.parametrize("density", [data_density, normal_data_density])
+def test_noise_whose_square_overflows_leaves_no_density(density):
+    problem = LinearProblem(torch.eye(2, dtype=torch.float64), 1e200)
+    with pytest.raises(ValueError, match=r"problem must have noise .* noise_std=1e\+200"):
+        density(two_blobs(), problem)
+
+
+def test_vmap_over_observations(generator):
+    prior, problem = two_blobs(), LinearProblem(torch.eye(2, dtype=torch.float64), 0.3)
+    y = torch.randn(4, 2, generator=generator, dtype=torch.float64)
+    each = torch.func.vmap(lambda one: posterior_mean(prior, problem, one))(y)
+    torch.testing.assert_close(each, posterior_mean(prior, problem, y))
+
+
 def test_covariances_are_exactly_symmetric(generator):
     prior = random_mixture(4, 3, generator)
     problem = LinearProblem(random_operator(5, 4, 4, generator), 0.3)
@@ -182,6 +220,16 @@ def test_bad_input_is_named(generator):
         (lambda: posterior(prior, problem, y[:, :1]), r"y must have shape \(\*, 2\), got \(5, 1\)"),
         (lambda: posterior(prior, problem, y.float()), "y must have dtype torch.float64"),
         (lambda: posterior(prior, problem, y * torch.nan), "y must be finite"),
+        (lambda: posterior(prior, problem, 1e160 + y), "y must not lie so far away that its"),
+        (lambda: posterior(None, problem, y), "prior must be a GaussianMixture, got NoneType"),
+        (
+            lambda: posterior(Normal(y, 1.0), problem, y),
+            "prior must be a GaussianMixture, got Normal",
+        ),
+        (
+            lambda: posterior(prior, problem.operator, y),
+            "problem must be a LinearProblem, got Tensor",
+        ),
         (lambda: data_density(batch, problem), "prior must be a single mixture"),
         (
             lambda: normal_data_density(batch, problem),

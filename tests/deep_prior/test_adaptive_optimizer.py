@@ -120,7 +120,7 @@ def test_a_refused_step_does_not_freeze_what_follows():
 def test_sparse_gradients_are_refused():
     table = nn.Embedding(4, 2, sparse=True)
     optimizer = AdaptiveInertia(table.parameters(), damping=1.0)
-    with pytest.raises(ValueError, match="^params must have dense gradients"):
+    with pytest.raises(ValueError, match=r"^params must have dense gradients"):
         optimizer.step(closure_of(lambda: table(torch.tensor([1])).square().sum(), optimizer))
 
 

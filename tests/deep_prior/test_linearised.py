@@ -204,7 +204,7 @@ def test_times_may_be_none_or_less_precise():
 def test_a_kernel_may_be_skewed_by_rounding_only(skew, refused):
     kernel = double(1.0, skew, 0.0, 1.0).reshape(2, 2) * 1e3
     if refused:
-        with pytest.raises(ValueError, match="^kernel must be symmetric"):
+        with pytest.raises(ValueError, match=r"^kernel must be symmetric"):
             linearised_gradient_flow(kernel, torch.ones(2).double(), ONE)
     else:
         linearised_gradient_flow(kernel, torch.ones(2).double(), ONE)

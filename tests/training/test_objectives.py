@@ -83,7 +83,9 @@ def test_the_gradient_of_reconstruction_is_that_of_unrolled_iterations(batch):
 
 def test_reconstruction_starts_from_the_truth(batch, monkeypatch):
     net, _, x, _ = batch
-    monkeypatch.setattr("invbayes.networks.steps.Steps.advance", lambda *_: pytest.fail("a step was made"))
+    monkeypatch.setattr(
+        "invbayes.networks.steps.Steps.advance", lambda *_: pytest.fail("a step was made")
+    )
     assert Reconstruction()(net, x, net(x).detach()) == 0
 
 

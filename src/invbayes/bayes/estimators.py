@@ -29,7 +29,7 @@ def posterior_mean(prior: GaussianMixture, problem: LinearProblem, y: Tensor) ->
     Args:
         prior: a single mixture on :math:`\mathbb{R}^d`.
         problem: the measurement.
-        y: observations, shape ``(*B, m)``.
+        y: observations, shape ``(*B, *data_shape)``.
 
     Returns:
         Estimates, shape ``(*B, d)``.
@@ -92,7 +92,7 @@ def linear_estimate(samples: Tensor, problem: LinearProblem, y: Tensor) -> Tenso
     lead = y.shape[: y.ndim - len(problem.data_shape)]
     residual = problem.whiten(y - problem.apply(mean)).reshape(*lead, problem.data_dim)
     shares = (residual @ left.mT * filter_factors(gains, problem.noise_std)) @ right.mT
-    return mean + (shares @ centred.flatten(1)).reshape(*lead, *problem.shape)
+    return mean + (shares @ centred.reshape(len(samples), -1)).reshape((*lead, *problem.shape))
 
 
 def map_estimate(
@@ -113,7 +113,7 @@ def map_estimate(
     Args:
         prior: a single mixture on :math:`\mathbb{R}^d`.
         problem: the measurement.
-        y: observations, shape ``(*B, m)``.
+        y: observations, shape ``(*B, *data_shape)``.
         tol, max_steps, on_tie: as in `global_mode`.
 
     Returns:
@@ -163,7 +163,7 @@ def ideal_forward_map(
     """
     check_fit(prior, problem)
     check_points("x", x, prior.dim, like=prior.means)
-    lifted = x.reshape(*x.shape[:-1], *problem.shape)
+    lifted = x.reshape((*x.shape[:-1], *problem.shape))
     clean = problem.mean_normal_data(lifted).reshape(x.shape)
     return clean - matched_weight(problem, weight) * prior.score(x)
 

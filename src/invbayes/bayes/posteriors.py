@@ -23,9 +23,9 @@ def posterior(prior: GaussianMixture, problem: LinearProblem, y: Tensor) -> Gaus
     \mathcal{N}(y; A m_k, S_k)`.
 
     Args:
-        prior: a single mixture on :math:`\mathbb{R}^d`.
-        problem: the measurement, of any rank.
-        y: observations, shape ``(*B, m)``.
+        prior: a single mixture on :math:`\mathbb{R}^d`; a point of several axes counts flattened.
+        problem: the measurement, of any rank; with a covariance Γ of the noise, Γ for δ² I.
+        y: observations, shape ``(*B, *data_shape)``.
 
     Returns:
         A batch ``(*B,)`` of mixtures that share their covariances ``(K, d, d)``.

@@ -204,9 +204,9 @@ class LinearProblem:
         return _in_rows(self._operator.adjoint, weighted, len(self.data_shape))
 
     def _on_rows(self, change: Map, data: Tensor) -> Tensor:
-        """Change data ``(*, *data_shape)`` as rows ``(*, m)``."""
+        """Change data ``(*, *data_shape)`` as rows ``(n, m)``."""
         lead = data.shape[: data.ndim - len(self.data_shape)]
-        return change(data.reshape(*lead, self.data_dim)).reshape(data.shape)
+        return change(data.reshape(lead.numel(), self.data_dim)).reshape(data.shape)
 
 
 def matched_weight(problem: LinearProblem, weight: float | None) -> float:
@@ -225,5 +225,5 @@ def matched_weight(problem: LinearProblem, weight: float | None) -> float:
 def _in_rows(function: Map, points: Tensor, axes: int) -> Tensor:
     """Apply a function of one batch axis to points with any leading axes."""
     lead = points.shape[: points.ndim - axes]
-    image = function(points.reshape(-1, *points.shape[points.ndim - axes :]))
-    return image.reshape(*lead, *image.shape[1:])
+    image = function(points.reshape(lead.numel(), *points.shape[points.ndim - axes :]))
+    return image.reshape((*lead, *image.shape[1:]))

@@ -75,7 +75,7 @@ class DataMisfit:
     def residual(self, weight: Tensor) -> Tensor:
         """r(W), shape ``(*, *data_shape)``."""
         flat = self._residual(self.net.output(weight))
-        return flat.reshape(*flat.shape[:-1], *self.problem.data_shape)
+        return flat.reshape((*flat.shape[:-1], *self.problem.data_shape))
 
     def gradient(self, weight: Tensor) -> Tensor:
         """∇L(W), of the shape of W; itself differentiable."""
@@ -85,16 +85,16 @@ class DataMisfit:
         """L(W) and ∇L(W), for little more than the price of the gradient."""
         problem, x = self.problem, self.net.output(weight)
         residual = self._residual(x)
-        white = problem._noise.whiten_adjoint(residual).reshape(-1, *problem.data_shape)
-        direction = problem._operator.adjoint(white).reshape(x.shape)
-        return residual.square().sum(-1) / 2, self.net.pull_back(weight, direction)
+        white = problem._noise.whiten_adjoint(residual.reshape(-1, problem.data_dim))
+        direction = problem._operator.adjoint(white.reshape(-1, *problem.data_shape))
+        return residual.square().sum(-1) / 2, self.net.pull_back(weight, direction.reshape(x.shape))
 
     def _residual(self, x: Tensor) -> Tensor:
         """R⁻¹ (A x − y), flattened. `LinearProblem.apply` refuses NaN, which a loss passes on."""
         problem = self.problem
         image = problem._operator.apply(x.reshape(-1, *problem.shape))
-        image = image.reshape(*x.shape[:-1], problem.data_dim)
-        return problem._noise.whiten(image - self.y.flatten())
+        white = problem._noise.whiten(image.reshape(-1, problem.data_dim) - self.y.flatten())
+        return white.reshape(*x.shape[:-1], problem.data_dim)
 
 
 class Iterate(NamedTuple):

@@ -41,7 +41,7 @@ def amplification(
     check_damping(damping, hessian_damping)
     # In double and without squares: a large step gives a large factor, or infinity, but no NaN.
     mu, pull = eigenvalues.double(), 1 / (1 / step + damping)  # pull = a h
-    product = pull / step - hessian_damping * (pull * mu)
+    product = pull / step - (hessian_damping * pull) * mu
     half_sum = ((1 + product - pull * (step * mu)) / 2).abs()
     root = product.abs().sqrt()
     real_gap = (half_sum - root).clamp(min=0).sqrt() * (half_sum + root).sqrt()

@@ -18,7 +18,7 @@ from invbayes._checks import (
 )
 from invbayes.errors import NotConverged
 from invbayes.networks.implicit import attach_direct, attach_iterative
-from invbayes.networks.steps import Method, Points, Steps, make_steps
+from invbayes.networks.steps import LinearSteps, Method, Points, Steps, make_steps
 
 Map = Callable[[Tensor], Tensor]
 MapWithJacobian = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -172,7 +172,7 @@ def _adjoint_solver(lipschitz: float) -> Callable[[Map, Tensor], Tensor]:
         unit = v / torch.where(size > 0, size, 1)
         eps = torch.finfo(v.dtype).eps
         goal = Goal(lipschitz, max(eps**0.5, 8 * eps / (1 - lipschitz)), strict=False)
-        return size * _iterate(make_steps("anderson", product, None), unit, unit, goal)
+        return size * _iterate(LinearSteps(product, len(v)), unit, unit, goal)
 
     return resolve
 
@@ -191,7 +191,7 @@ def _first(z: Tensor, start: Tensor | None) -> Tensor:
 def _iterate(steps: Steps, z: Tensor, start: Tensor, goal: Goal) -> Tensor:
     """Iterate on the points that are not done. NaN never counts as done."""
     solution, active = start.clone(), torch.arange(len(z), device=z.device)
-    points = steps.at(z, start)
+    points = steps.at(active, z, start)
     most = _most_steps(points, goal)
     for count in range(most + 1):
         size, rounding = points.size(), points.rounding()

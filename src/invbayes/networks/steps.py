@@ -13,8 +13,9 @@ MEMORY = 6
 
 
 class Points(NamedTuple):
-    """Points on their way, with f there, and its Jacobian where the method uses it."""
+    """Points on their way: their row in the batch, f there, its Jacobian if the method uses it."""
 
+    rows: Tensor
     target: Tensor
     x: Tensor
     value: Tensor
@@ -51,13 +52,17 @@ class Steps:
     def __init__(self, f: Callable[[Tensor], Tensor]) -> None:
         self.f = f
 
-    def at(self, target: Tensor, x: Tensor) -> Points:
+    def evaluate(self, x: Tensor, rows: Tensor) -> Tensor:  # noqa: ARG002  for the others
+        """f at points of these rows of the batch."""
+        return self.f(x)
+
+    def at(self, rows: Tensor, target: Tensor, x: Tensor) -> Points:
         """f at x, copied: it may hand out views."""
-        value = self.f(x)
+        value = self.evaluate(x, rows)
         if not isinstance(value, Tensor) or value.shape != x.shape:
             came = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"f must map {tuple(x.shape)} to the same shape, got {came}")
-        return Points(target, x, value.clone())
+        return Points(rows, target, x, value.clone())
 
     def keep(self, moving: Tensor) -> None:
         """Forget the points that are done."""
@@ -69,12 +74,13 @@ class Steps:
     def advance(self, points: Points, lipschitz: float) -> Points:
         """Try one place after the other where the residual does not shrink enough."""
         first, *others = *self.trials(points), points.x + points.residual
-        moved, enough = self.at(points.target, first), max(lipschitz, 0.9) * points.size()
+        moved = self.at(points.rows, points.target, first)
+        enough = max(lipschitz, 0.9) * points.size()
         for trial in others:
             poor = (~(moved.size() <= enough)).nonzero().flatten()
             if not len(poor):
                 break
-            moved.put(poor, self.at(points.target[poor], trial[poor]))
+            moved.put(poor, self.at(points.rows[poor], points.target[poor], trial[poor]))
         return moved
 
 
@@ -84,7 +90,7 @@ class NewtonSteps(Steps):
     def __init__(self, with_jacobian: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
         self.with_jacobian = with_jacobian
 
-    def at(self, target: Tensor, x: Tensor) -> Points:
+    def at(self, rows: Tensor, target: Tensor, x: Tensor) -> Points:
         """f and its Jacobian at x."""
         found = self.with_jacobian(x)
         wanted = (x.shape, (*x.shape, x.shape[-1]))
@@ -94,7 +100,7 @@ class NewtonSteps(Steps):
                 f"with_jacobian must map (n, d) to (n, d) and (n, d, d), got {came} for "
                 f"{tuple(x.shape)}"
             )
-        return Points(target, x, *(part.clone() for part in found))
+        return Points(rows, target, x, *(part.clone() for part in found))
 
     def trials(self, points: Points) -> list[Tensor]:
         """The whole step, and a quarter of it."""
@@ -131,6 +137,19 @@ class AndersonSteps(Steps):
         dx, dr = (torch.stack(parts, -1) for parts in zip(*self.moves, strict=True))
         gamma = _least_squares(dr, r)
         return [x + r - ((dx + dr) @ gamma[..., None]).squeeze(-1)]
+
+
+class LinearSteps(AndersonSteps):
+    """Anderson's steps for a linear map that only knows the whole batch, such as w ↦ Df(x)ᵀ w."""
+
+    def __init__(self, product: Callable[[Tensor], Tensor], size: int) -> None:
+        super().__init__(product)
+        self.batch = size
+
+    def evaluate(self, x: Tensor, rows: Tensor) -> Tensor:
+        """The product at some rows: the others are zero."""
+        whole = x.new_zeros(self.batch, x.shape[1]).index_copy(0, rows, x)
+        return self.f(whole)[rows]
 
 
 def _least_squares(matrix: Tensor, right: Tensor) -> Tensor:
