@@ -87,6 +87,13 @@ def test_blur_keeps_a_constant_away_from_the_ends_and_is_its_own_adjoint():
     assert blur[20, 22].item() == pytest.approx(math.exp(-0.5) / (2 * math.sqrt(2 * math.pi)))
 
 
+def test_numbers_may_be_tensors():
+    two = torch.tensor(2.0)
+    assert torch.equal(blur_operator(5, two), blur_operator(5, 2.0))
+    assert torch.equal(smooth_signals(5, two).covariance, smooth_signals(5, 2.0).covariance)
+    assert torch.equal(two_peaks(two, two).covariance, two_peaks(2.0, 2.0).covariance)
+
+
 def test_a_very_narrow_bell_is_the_identity():
     assert torch.equal(smooth_signals(3, 1e-200).covariance, torch.eye(3, dtype=torch.float64))
     assert blur_operator(3, 1e-200)[0, 1:].tolist() == [0.0, 0.0]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from invbayes import GaussianMixture, LinearProblem, map_estimate, posterior, posterior_mean
-from tests.conftest import random_mixture
+from tests.conftest import random_mixture, random_operator
 
 TALL = [[1.0, 0.5], [0.3, 0.7], [0.2, 0.9]]
 FLAT = [[1.0, 2.0], [2.0, 4.0], [-1.0, -2.0]]
@@ -144,6 +144,28 @@ def test_an_operator_of_ones_loses_nothing(dtype, noise_std):
     problem = LinearProblem(torch.ones(2, 2, dtype=dtype), noise_std)
     found = posterior_mean(prior, problem, torch.tensor([1.0, 3.0], dtype=dtype))
     torch.testing.assert_close(found, torch.ones(2, dtype=dtype))
+
+
+def test_rounding_in_the_kernel_is_no_information(generator):
+    """For N(0, I) and noise far below rounding: A⁺ y, and the projection on the kernel."""
+    prior = GaussianMixture.gaussian(torch.zeros(4).double(), torch.eye(4).double())
+    problem = LinearProblem(random_operator(5, 4, 2, generator), 1e-25)
+    y = torch.randn(5, generator=generator, dtype=torch.float64)
+    inverse = torch.linalg.pinv(problem.operator, rtol=1e-12)
+    belief = posterior(prior, problem, y)
+    torch.testing.assert_close(belief.mean, inverse @ y, rtol=0, atol=1e-12)
+    kernel = torch.eye(4).double() - inverse @ problem.operator
+    torch.testing.assert_close(belief.covariance, kernel, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("unit", [1e-170, 1e170])
+def test_the_unit_of_the_data_does_not_matter(unit, generator):
+    prior, operator = random_mixture(2, 3, generator), random_operator(3, 2, 2, generator)
+    y = torch.randn(4, 3, generator=generator, dtype=torch.float64)
+    found = posterior(prior, LinearProblem(unit * operator, unit * 0.3), unit * y)
+    expected = posterior(prior, LinearProblem(operator, 0.3), y)
+    torch.testing.assert_close(found.mean, expected.mean)
+    torch.testing.assert_close(found.covariance, expected.covariance)
 
 
 @pytest.mark.parametrize("noise_std", [1e-150, 1e200])

@@ -110,6 +110,10 @@ def test_flattened_has_one_batch_axis(batch, shared, generator):
             "covariances must be positive definite, got an eig",
         ),
         ({"covariances": -torch.eye(3).repeat(2, 1, 1)}, r"positive definite, got .* of -1"),
+        (
+            {"covariances": torch.stack([torch.eye(3), 2 * torch.eye(3) - torch.ones(3, 3)])},
+            "covariances must be positive definite, got an eigenvalue of -1",
+        ),
         ({"covariances": torch.full((2, 3, 3), torch.nan)}, "covariances must be finite"),
     ],
 )

@@ -212,8 +212,10 @@ def test_a_saddle_raises(monkeypatch):
     with pytest.raises(NotConverged, match="ended at a saddle point") as caught:
         global_mode(two_peaks())
     assert caught.value.bound == float("inf")
-    with pytest.raises(NotConverged, match="ended at a saddle point"):
+    assert caught.value.steps == 1000
+    with pytest.raises(NotConverged, match="ended at a saddle point") as caught:
         has_single_mode(two_peaks())
+    assert caught.value.steps == 1000
 
 
 @pytest.mark.parametrize(

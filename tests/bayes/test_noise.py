@@ -158,6 +158,7 @@ def test_the_covariance_follows_and_is_kept(problem, generator):
     low, again = problem.to(dtype=torch.float32), pickle.loads(pickle.dumps(problem))
     torch.testing.assert_close(low.normal_data(y.float()), problem.normal_data(y).float())
     assert torch.equal(again.normal_data(y), problem.normal_data(y))
+    assert low.noise_std == 1.0
     assert repr(low) == "LinearProblem((2,) -> (3,), noise_covariance)"
 
 

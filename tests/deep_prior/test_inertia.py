@@ -179,20 +179,18 @@ def test_a_gradient_that_becomes_nan_raises():
     ("options", "why"),
     [
         ({"damping": 1e200}, "evaluations are used up"),
-        ({"damping": 1e8}, "evaluations are used up"),
         ({"damping": 1e200, "hessian_damping": 1e200}, "after t = 0: the first step overflows"),
     ],
 )
 def test_a_stiff_equation_raises(options, why):
     with pytest.raises(NotConverged, match=why) as raised:
-        inertial_flow(gradient, START, TIMES, max_evaluations=2000, **options)
-    assert raised.value.steps == (1 if "overflows" in why else 2000)
+        inertial_flow(gradient, START, TIMES, max_evaluations=200, **options)
+    assert raised.value.steps == (1 if "overflows" in why else 200)
 
 
 def test_a_flow_that_cannot_start_raises():
-    with pytest.raises(NotConverged, match="stopped after t = 0: ") as raised:
+    with pytest.raises(NotConverged, match="stopped after t = 0: "):
         gradient_flow(lambda theta: 1e300 * theta, START, TIMES)
-    assert raised.value.steps > 0
 
 
 def test_the_evaluations_of_a_flow_are_counted():
@@ -232,7 +230,6 @@ def test_times_may_be_less_precise_than_the_start():
         ({"times": torch.tensor([0.0])}, "times"),
         ({"times": torch.tensor([0.0, 1.0, 1.0])}, "times"),
         ({"times": torch.tensor([[0.0, 1.0], [2.0, 3.0]])}, "times"),
-        ({"times": torch.tensor([-1.0, 1.0])}, "times"),
         ({"max_evaluations": 0}, "max_evaluations"),
         ({"gradient": None}, "gradient"),
         ({"rtol": 0.0}, "rtol"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -225,3 +227,125 @@ def test_bad_input_is_named(options, message):
     arguments = {"z": torch.ones(1, 1), "lipschitz": 0.9, **options}
     with pytest.raises(ValueError, match=message):
         solve(linear(torch.full((1, 1), 0.9)), arguments.pop("z"), **arguments)
+
+
+@METHODS
+@pytest.mark.parametrize(
+    ("size", "lipschitz"), [(1e-3, 0.5), (1.0, 0.5), (1e4, 0.9), (1e4, 0.99), (1.0, 0.99)]
+)
+def test_the_default_tolerance_is_one_that_the_dtype_reaches(method, size, lipschitz, generator):
+    """1e-6 in double precision; in single at most what rounding leaves, and never an error."""
+    matrix = rotation(lipschitz)
+    z = size * torch.randn(20, 2, generator=generator, dtype=torch.float64)
+    exact = torch.linalg.solve(torch.eye(2).double() - matrix, z.mT).mT
+    found = solve(linear(matrix), z, lipschitz=lipschitz, method=method)
+    assert (found - exact).norm(dim=1).max() <= 1e-6
+    rough = solve(linear(matrix.float()), z.float(), lipschitz=lipschitz, method=method)
+    rounding = torch.finfo(torch.float32).eps * (z.norm(dim=1) + 2.1 * exact.norm(dim=1))
+    power = 1.5 if method == "plain" else 1.0
+    bound = torch.clamp(8 * rounding / (1 - lipschitz) ** power, min=1e-6)
+    assert ((rough - exact).norm(dim=1) <= bound).all()
+
+
+@pytest.mark.parametrize("lipschitz", [0.5, 0.9, 0.99])
+def test_plain_steps_are_as_many_as_theory_says(lipschitz):
+    """One evaluation each and no trial: log(ρ / (τ (1 − L))) / log(1/L), and one at the start."""
+    calls = []
+
+    def f(x):
+        calls.append(len(x))
+        return lipschitz * x
+
+    with torch.no_grad():
+        fixed_point(f, torch.ones(1, 1).double(), lipschitz=lipschitz, tol=1e-6, method="plain")
+    steps = math.log(lipschitz / (1e-6 * (1 - lipschitz))) / math.log(1 / lipschitz)
+    assert len(calls) == 1 + math.ceil(steps)
+
+
+def test_methods_without_a_jacobian_ask_for_none(generator):
+    net, with_jacobian = nonlinear(0.9, dim=5)
+    z = torch.randn(30, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    expected = solve(with_jacobian, z, lipschitz=0.9, tol=1e-10)
+    (gradient,) = torch.autograd.grad(expected.square().sum(), z)
+
+    def refused(_):
+        pytest.fail("a Jacobian was asked for")
+
+    for method in ("anderson", "plain"):
+        found = fixed_point(
+            lambda x: 0.9 * net(x),
+            z,
+            lipschitz=0.9,
+            tol=1e-10,
+            method=method,
+            with_jacobian=refused,
+        )
+        assert (found - expected).norm(dim=1).max() <= 2e-10
+        (other,) = torch.autograd.grad(found.square().sum(), z)
+        torch.testing.assert_close(other, gradient, rtol=1e-6, atol=1e-7)
+
+
+def test_anderson_solves_a_linear_map_in_as_many_steps_as_dimensions(generator):
+    """With a memory of six: six unknowns, six differences, then Newton's step on all of them."""
+    raw = torch.randn(6, 6, generator=generator, dtype=torch.float64)
+    matrix = 0.95 * raw / torch.linalg.matrix_norm(raw, 2)
+    z = torch.randn(1, 6, generator=generator, dtype=torch.float64)
+    calls = []
+
+    def f(x):
+        calls.append(len(x))
+        return x @ matrix.mT
+
+    with torch.no_grad():
+        found = fixed_point(f, z, lipschitz=0.95, tol=1e-6)
+    exact = torch.linalg.solve(torch.eye(6).double() - matrix, z.mT).mT
+    assert (found - exact).norm() <= 1e-6
+    assert len(calls) <= 10
+
+
+@METHODS
+def test_a_failure_carries_the_points_reached(method):
+    """Those that were done, and those that were not, in the shape of z."""
+
+    def f(x):
+        return torch.where(x > 1, x * torch.nan, 0.5 * x)
+
+    z = torch.tensor([[[0.2], [0.9]]], dtype=torch.float64)
+    with torch.no_grad(), pytest.raises(NotConverged, match="1 points missed") as caught:
+        solve(
+            lambda x: (f(x), torch.full((*x.shape, 1), 0.5).double()),
+            z,
+            lipschitz=0.5,
+            method=method,
+        )
+    assert caught.value.point.shape == z.shape
+    assert caught.value.point[0, 0].item() == pytest.approx(0.4, abs=1e-6)
+
+
+def test_a_far_start_is_no_failure():
+    found = fixed_point(
+        lambda x: x / 2,
+        torch.ones(1, 1).double(),
+        lipschitz=0.5,
+        tol=1e-7,
+        start=torch.full((1, 1), 1e9).double(),
+    )
+    assert abs(found.item() - 2) <= 1e-7
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "newton"}, "method 'newton' needs with_jacobian, got none"),
+        ({"f": None}, "f must be callable, got NoneType"),
+        ({"f": lambda x: x[:, :1]}, r"f must map \(3, 2\) to the same shape, got \(3, 1\)"),
+        ({"z": torch.zeros(3, 0)}, r"z must have shape \(\*, d\) with d > 0, got \(3, 0\)"),
+        ({"z": torch.zeros(())}, r"z must have shape \(\*, d\)"),
+        ({"lipschitz": None}, "lipschitz must be a number, got None"),
+        ({"with_jacobian": lambda x: x}, r"with_jacobian must map \(n, d\) to \(n, d\) and"),
+    ],
+)
+def test_what_does_not_fit_is_named(options, message):
+    given = {"f": lambda x: x / 2, "z": torch.ones(3, 2), "lipschitz": 0.5, **options}
+    with pytest.raises(ValueError, match=message):
+        fixed_point(given.pop("f"), given.pop("z"), **given)

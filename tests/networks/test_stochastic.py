@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -134,3 +136,55 @@ def test_bad_input_is_named(options, message, block, x):
 def test_a_batch_of_two_axes_is_named(block):
     with pytest.raises(ValueError, match=r"x must have shape \(n, 4\), got \(2, 3, 4\)"):
         block.estimate_log_abs_det(torch.zeros(2, 3, 4, dtype=torch.float64), terms=3)
+
+
+def test_a_bound_that_f_breaks_is_refused(generator):
+    x = torch.zeros(3, 2, dtype=torch.float64)
+    for stretch, bound, told in ((0.9, 0.5, True), (5.0, 0.9, True), (0.5, 0.5, False)):
+        call = partial(log_det_series, lambda p: stretch * p, x, lipschitz=bound, terms=3)  # noqa: B023
+        if told:
+            with pytest.raises(
+                ValueError, match=f"lipschitz must bound .*stretched by {stretch:g}"
+            ):
+                call(generator=generator)
+        else:
+            assert call(generator=generator).bias_bound == truncation_bound(2, 0.5, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((-1, 0.5, 3), "dim must be a positive int, got -1"),
+        ((2, 1.0, 3), r"lipschitz must lie in \(0, 1\), got 1.0"),
+        ((2, 2.0, 3), r"lipschitz must lie in \(0, 1\), got 2.0"),
+        ((2, 0.5, -2), "terms must be a positive int, got -2"),
+        ((2, float("nan"), 2), r"lipschitz must lie in \(0, 1\), got nan"),
+    ],
+)
+def test_a_bad_bound_is_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        truncation_bound(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        ([1.0], "x must be a floating-point tensor, got list"),
+        (torch.zeros(2, 2) * 1j, "x must be a floating-point tensor, got torch.complex64"),
+        (torch.zeros(2, 2, dtype=torch.int64), "x must be a floating-point tensor"),
+        (torch.full((2, 2), torch.inf), "x must be finite"),
+        (torch.zeros(2), r"x must have shape \(n, d\) with d > 0, got \(2,\)"),
+        (torch.zeros(2, 0), r"x must have shape \(n, d\) with d > 0"),
+    ],
+)
+def test_bad_points_of_an_estimate_are_named(x, message):
+    with pytest.raises(ValueError, match=message):
+        hutchinson_divergence(lambda p: p, x)
+    with pytest.raises(ValueError, match=message):
+        log_det_series(lambda p: p / 2, x, lipschitz=0.5, terms=1)
+
+
+@pytest.mark.parametrize("f", [lambda p: p[:, :1], lambda p: p.detach(), lambda _: 1.0])
+def test_a_map_that_does_not_fit_is_named(f):
+    with pytest.raises(ValueError, match=r"f must map \(3, 2\) to the same shape, differentiably"):
+        hutchinson_divergence(f, torch.zeros(3, 2))

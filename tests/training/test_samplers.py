@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 
-from invbayes import GaussianMixture, LinearProblem, fixed_samples, fresh_samples, quasi_samples
+from invbayes import (
+    GaussianMixture,
+    LinearProblem,
+    fixed_samples,
+    fresh_noise,
+    fresh_samples,
+    quasi_samples,
+)
 from tests.conftest import assert_mean_close, random_mixture, random_operator
 
 
@@ -126,3 +135,110 @@ def test_a_prior_that_does_not_fit_is_named(make):
     prior = GaussianMixture.gaussian(torch.zeros(1), torch.ones(1, 1))
     with pytest.raises(ValueError, match="prior must have dimension 2, got 1"):
         make(prior, LinearProblem(torch.eye(2), 1.0))
+
+
+def test_own_samples_with_new_noise_at_every_step(generator):
+    """x stays in the data; z = A*(A x + η) with the noise of the problem, independent of x."""
+    problem = LinearProblem(torch.tensor([[2.0, 0.0], [1.0, 1.0]]).double(), 0.3)
+    data = torch.arange(40.0, dtype=torch.float64).reshape(20, 2)
+    sampler = fresh_noise(data, problem)
+    x, z = zip(*[sampler(8, generator) for _ in range(500)], strict=True)
+    x, z = torch.cat(x), torch.cat(z)
+    assert {tuple(row) for row in x.tolist()} == {tuple(row) for row in data.tolist()}
+    assert all(len(batch[:, 0].unique()) == 8 for batch in x.split(8))
+    noise = torch.linalg.solve(problem.matrix.mT, (z - problem.mean_normal_data(x)).mT).mT
+    assert_mean_close(noise, torch.zeros(2).double())
+    square = noise[:, :, None] * noise[:, None, :]
+    assert_mean_close(square.flatten(1), (0.09 * torch.eye(2).double()).flatten())
+    whole = sampler(100, generator)
+    assert torch.equal(whole[0], data)
+    assert not torch.equal(whole[1], sampler(100, generator)[1])
+
+
+def test_jitter_blurs_the_samples(generator):
+    problem = LinearProblem(torch.eye(2).double(), 0.1)
+    data = torch.tensor([[3.0, -1.0]], dtype=torch.float64)
+    sampler = fresh_noise(data, problem, jitter=0.5)
+    draws = [sampler(1, generator) for _ in range(4000)]
+    x, z = (torch.cat(parts) for parts in zip(*draws, strict=True))
+    assert_mean_close(x, data[0])
+    assert_mean_close((x - data).square(), torch.full((2,), 0.25).double())
+    assert_mean_close((z - x).square(), torch.full((2,), 0.01).double())  # z belongs to the new x
+
+
+def test_pictures_and_a_generator_that_is_followed():
+    problem = LinearProblem(lambda x: x.mean((1, 2)), 0.1, shape=(2, 3, 3))
+    data = torch.rand(6, 2, 3, 3, generator=torch.Generator().manual_seed(0))
+    draw = fresh_noise(data, problem, jitter=0.1)
+    one, same, other = (draw(4, torch.Generator().manual_seed(s)) for s in (1, 1, 2))
+    assert one[0].shape == one[1].shape == (4, 2, 3, 3)
+    assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
+    assert not torch.equal(one[0], other[0])
+
+
+def test_samplers_hold_copies_and_can_be_pickled(setting):
+    prior, problem = setting
+    x = prior.sample(8, generator=torch.Generator().manual_seed(0))
+    for sampler in (
+        fresh_samples(prior, problem),
+        fresh_noise(x, problem),
+        fixed_samples(x, x),
+        quasi_samples(prior, problem, generator=torch.Generator().manual_seed(1)),
+    ):
+        again = pickle.loads(pickle.dumps(sampler))
+        seeds = [torch.Generator().manual_seed(5) for _ in range(2)]
+        for a, b in zip(sampler(4, seeds[0]), again(4, seeds[1]), strict=True):
+            assert torch.equal(a, b)
+    before = fixed_samples(x, x)
+    drawn = before(100, None)[0]
+    drawn.zero_()
+    x.zero_()
+    assert (before(100, None)[0] != 0).all()
+
+
+def test_a_sequence_goes_on_where_it_was(setting):
+    prior, problem = setting
+    sampler = quasi_samples(prior, problem, generator=torch.Generator().manual_seed(1))
+    sampler(16, None)
+    state = sampler.state_dict()
+    expected = sampler(16, None)
+    other = quasi_samples(prior, problem, generator=torch.Generator().manual_seed(2))
+    other.load_state_dict(state)
+    for a, b in zip(other(16, None), expected, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("x", "options", "message"),
+    [
+        (torch.zeros(3, 3), {}, r"x must have shape \(\*, 2\), got \(3, 3\)"),
+        (torch.zeros(2), {}, r"x must have shape \(n, 2\) with n > 0, got \(2,\)"),
+        (torch.zeros(0, 2), {}, r"with n > 0"),
+        (torch.full((3, 2), torch.nan), {}, "x must be finite"),
+        (torch.zeros(3, 2).double(), {}, "x must have dtype torch.float32"),
+        (torch.zeros(3, 2), {"jitter": -0.1}, "jitter must be finite and >= 0"),
+        (None, {}, "x must be a floating-point tensor, got NoneType"),
+    ],
+)
+def test_bad_samples_of_ones_own_are_named(x, options, message):
+    with pytest.raises(ValueError, match=message):
+        fresh_noise(x, LinearProblem(torch.eye(2), 1.0), **options)
+
+
+@pytest.mark.parametrize("n", [0, -1, 1.5, True])
+def test_a_bad_number_of_samples_is_named(setting, n):
+    prior, problem = setting
+    x = prior.sample(8)
+    for sampler in (
+        fresh_samples(prior, problem),
+        fresh_noise(x, problem),
+        fixed_samples(x, x),
+        quasi_samples(prior, problem),
+    ):
+        with pytest.raises(ValueError, match="n must be a positive int, got"):
+            sampler(n, None)
+
+
+def test_no_data_set_is_named():
+    with pytest.raises(ValueError, match="x must be a floating-point tensor, got NoneType"):
+        fixed_samples(None, torch.zeros(2, 2))

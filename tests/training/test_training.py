@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from invbayes import (
+    AdaptiveInertia,
     Approximation,
     Divergence,
     GaussianMixture,
@@ -17,7 +18,6 @@ from invbayes import (
     LogDeterminant,
     Reconstruction,
     TrainingDiverged,
-    fit,
     fixed_samples,
     fresh_samples,
     gaussian_forward_eigenvalues,
@@ -115,38 +115,6 @@ def test_each_step_is_one_gradient_step():
                 parameter.sub_(size * slope)
     assert sizes == [32] * 3
     torch.testing.assert_close(weights(net), weights(same))
-
-
-def test_fit_trains_a_new_network_and_freezes_it():
-    generator = torch.Generator().manual_seed(4)
-    options = {"hidden": (8, 8), "lipschitz": 0.7}
-    run = {"steps": 3, "generator": generator, "progress": False}
-    net, record = fit(Divergence(PROBLEM), PRIOR, PROBLEM, **run, **options)
-    generator.manual_seed(4)
-    same = InvertibleResNet.dense(2, generator=generator, **options).double()
-    sampler = quasi_samples(PRIOR, PROBLEM, generator=generator)
-    assert torch.equal(train(same, Divergence(PROBLEM), sampler, **run).losses, record.losses)
-    assert torch.equal(weights(net), weights(same))
-    assert not any(parameter.requires_grad for parameter in net.parameters())
-
-
-def test_fit_hands_its_generator_to_the_sampler():
-    generator, seen = torch.Generator().manual_seed(4), []
-
-    def sampler(n, given):
-        seen.append(given)
-        return fresh_samples(PRIOR, PROBLEM)(n, given)
-
-    run = {"generator": generator, "steps": 3, "progress": False}
-    fit(Divergence(PROBLEM), PRIOR, PROBLEM, sampler=sampler, **run)
-    assert len(seen) == 3
-    assert all(given is generator for given in seen)
-
-
-def test_fit_refuses_the_objective_of_another_problem():
-    other = LinearProblem(PROBLEM.operator, 0.1)
-    with pytest.raises(ValueError, match="problem must be the objective's own"):
-        fit(Divergence(other), PRIOR, PROBLEM, generator=torch.Generator(), steps=1)
 
 
 def test_a_long_warm_up_ends_well():
@@ -263,6 +231,17 @@ def test_a_data_set_is_enough():
         ({"warmup": -0.1}, r"warmup must lie in \[0, 1\), got -0.1"),
         ({"average": 1.0}, r"average must lie in \[0, 1\), got 1.0"),
         ({"average": float("nan")}, r"average must lie in \[0, 1\), got nan"),
+        ({"steps": True}, "steps must be a positive int, got True"),
+        ({"warmup": None}, "warmup must be a number, got None"),
+        ({"average": "0.5"}, "average must be a number, got '0.5'"),
+        ({"held_out": torch.zeros(3, 2)}, "held_out must be a pair of samples x and z"),
+        ({"held_out": (torch.zeros(3, 2), torch.zeros(2, 2))}, "z must have the shape of x"),
+        ({"patience": 2}, "patience needs held_out samples"),
+        ({"patience": 0, "held_out": (torch.zeros(3, 2),) * 2}, "patience must be a positive int"),
+        ({"callback": 3}, "callback must be callable, got int"),
+        ({"optimizer": partial(AdaptiveInertia, damping=1.0)}, "must have a step size lr"),
+        ({"optimizer": torch.optim.LBFGS}, "optimizer must step without a closure"),
+        ({"optimizer": lambda _: None}, r"optimizer\(parameters\) must be a Optimizer"),
     ],
 )
 def test_bad_options_are_named(options, message):
@@ -276,3 +255,179 @@ def test_samples_with_nan_are_named():
 
     with pytest.raises(ValueError, match="x must be finite"):
         go(make(), Approximation(PROBLEM), sampler=bad)
+
+
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        (None, "objective must be callable, got NoneType"),
+        (lambda net, x, _: net(x), r"objective must return a number .*, got shape \(32, 2\)"),
+        (lambda *_: 1.0, "objective must return a number .*, got float"),
+        (lambda *_: torch.zeros(()), "objective must return a number with a gradient"),
+    ],
+)
+def test_a_bad_objective_is_named(objective, message):
+    with pytest.raises(ValueError, match=message):
+        go(make(), objective)
+
+
+def test_without_gradient_tracking_it_says_so():
+    with torch.no_grad(), pytest.raises(ValueError, match="is gradient tracking off"):
+        go(make(), Approximation(PROBLEM))
+
+
+def held_out(n=256):
+    return fresh_samples(PRIOR, PROBLEM)(n, torch.Generator().manual_seed(9))
+
+
+def test_the_held_out_loss_is_that_of_the_average():
+    """Twenty times, at equal distances; the last one is the loss of the final network."""
+    net, samples = make(), held_out()
+    record = go(net, Divergence(PROBLEM), steps=40, held_out=samples)
+    assert record.held_out[:, 0].tolist() == [*range(2, 42, 2)]
+    with torch.no_grad():
+        final = Divergence(PROBLEM)(net, *samples).item()
+    assert record.held_out[-1, 1].item() == pytest.approx(final, rel=1e-12)
+    plain = make()
+    go(plain, Divergence(PROBLEM), steps=40)
+    assert torch.equal(weights(plain), weights(net))  # to look changes nothing
+    assert go(make(), Divergence(PROBLEM), steps=5).held_out.shape == (0, 2)
+
+
+def test_patience_stops_and_keeps_the_best():
+    """A loss that can only rise: the first check was the best, two more are waited for."""
+    net, trace = make(), []
+
+    def rises(net, x, z):
+        return (net(x) - z).square().mean() - 5 * net.log_scale
+
+    def told(net, x, z):
+        if len(x) == 256:
+            trace.append(weights(net))
+            return torch.tensor(float(len(trace)))
+        return rises(net, x, z)
+
+    record = go(net, told, steps=200, held_out=held_out(), patience=2)
+    assert record.held_out.tolist() == [[10.0, 1.0], [20.0, 2.0], [30.0, 3.0]]
+    assert len(record.losses) == 30
+    assert torch.equal(weights(net), trace[0])
+
+
+def test_without_patience_a_rising_loss_stops_nothing():
+    net, count = make(), []
+
+    def told(net, x, z):
+        count.append(len(x))
+        return Approximation(PROBLEM)(net, x, z) + (len(count) if len(x) == 256 else 0)
+
+    record = go(net, told, steps=40, held_out=held_out())
+    assert len(record.losses) == 40
+    assert not torch.equal(weights(net), weights(make()))
+
+
+def test_a_callback_sees_each_step_and_can_stop():
+    seen = []
+
+    def callback(step, loss, average):
+        seen.append((step, loss, weights(average)))
+        return step == 6
+
+    net = make()
+    record = go(net, Approximation(PROBLEM), steps=20, callback=callback)
+    assert [step for step, _, _ in seen] == [*range(7)]
+    assert [loss for _, loss, _ in seen] == record.losses.tolist()
+    assert torch.equal(seen[-1][2], weights(net))
+
+
+SAMPLERS = {
+    "fresh": lambda: fresh_samples(PRIOR, PROBLEM),
+    "quasi": lambda: quasi_samples(PRIOR, PROBLEM, generator=torch.Generator().manual_seed(2)),
+}
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
+@pytest.mark.parametrize("where", ["sampler", "objective", "callback"])
+def test_an_interrupted_training_goes_on_as_if_nothing_had_been(kind, where, tmp_path):
+    """To the bit: network, losses, held-out losses; and the file is gone in the end."""
+    path, options = tmp_path / "run.pt", {"steps": 30, "held_out": held_out(), "patience": 25}
+    whole = make()
+    expected = go(whole, Divergence(PROBLEM), sampler=SAMPLERS[kind](), **options)
+    calls = {"sampler": 0, "objective": 0, "callback": 0}
+
+    def trip(name):
+        calls[name] += 1
+        if name == where and calls[name] == 13:
+            raise KeyboardInterrupt
+
+    def objective(net, x, z):
+        if len(x) == 32:
+            trip("objective")
+        return Divergence(PROBLEM)(net, x, z)
+
+    class Tripping:
+        """A sampler that fails after the draw, so that the generator has moved on."""
+
+        def __init__(self):
+            self.inner = SAMPLERS[kind]()
+            if kind == "quasi":
+                self.state_dict = self.inner.state_dict
+                self.load_state_dict = self.inner.load_state_dict
+
+        def __call__(self, n, generator):
+            drawn = self.inner(n, generator)
+            trip("sampler")
+            return drawn
+
+    def run(net):
+        return go(
+            net,
+            objective,
+            sampler=Tripping(),
+            callback=lambda *_: trip("callback"),
+            checkpoint=path,
+            **options,
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        run(make())
+    assert path.exists()
+    net = make()
+    record = run(net)
+    assert torch.equal(record.losses, expected.losses)
+    assert torch.equal(record.held_out, expected.held_out)
+    assert torch.equal(weights(net), weights(whole))
+    assert not path.exists()
+
+
+def test_the_state_is_written_every_minute(tmp_path, monkeypatch):
+    """After a loss of power the last file is there; the training goes on from it."""
+    path, copy = tmp_path / "run.pt", tmp_path / "copy.pt"
+    monkeypatch.setattr("invbayes.training.training.SAVE_EVERY", 0.0)
+
+    def keep(step, *_):
+        if step == 7:
+            copy.write_bytes(path.read_bytes())
+
+    expected = go(make(), Approximation(PROBLEM), steps=12, callback=keep, checkpoint=path)
+    steps = []
+    record = go(
+        make(),
+        Approximation(PROBLEM),
+        steps=12,
+        callback=lambda step, *_: steps.append(step),
+        checkpoint=copy,
+    )
+    assert steps == [*range(7, 12)]
+    assert torch.equal(record.losses, expected.losses)
+
+
+def test_the_checkpoint_of_another_training_is_refused(tmp_path):
+    path = tmp_path / "run.pt"
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        go(make(), Approximation(PROBLEM), callback=stop, checkpoint=path)
+    with pytest.raises(ValueError, match="checkpoint must be of this training, with steps"):
+        go(make(), Approximation(PROBLEM), steps=11, checkpoint=path)

@@ -73,11 +73,13 @@ class HalfLinear(_Half):
 
     def bend(self, bent: Tensor) -> tuple[Tensor, Tensor]:
         """The bent units and their slopes."""
-        # Beyond these limits the unit is |b| to rounding, and a square would overflow.
-        far = torch.finfo(bent.dtype).max ** 0.25
-        scaled = (self.log_sharpness.clamp(max=40.0).exp() * bent).clamp(-far, far)
-        root = torch.sqrt(scaled**2 + 1)
-        return bent * (scaled / (root + 1)), scaled / root
+        sharpness = self.log_sharpness.clamp(max=40.0).exp()
+        # Beyond this limit the unit is |b| to rounding, and a square would overflow.
+        far = torch.finfo(bent.dtype).max ** 0.25 / sharpness
+        near, size = torch.clamp(bent, -far, far), bent.abs()
+        root = torch.sqrt((sharpness * near) ** 2 + 1)
+        value = torch.where(size <= far, sharpness * near**2 / (root + 1), size)
+        return value, sharpness * near / root
 
 
 class HalfAbs(_Half):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from invbayes._checks import Shape
+from invbayes.networks.state import Described
 
 
 class BlockMap(Protocol):
@@ -25,7 +26,7 @@ class BlockMap(Protocol):
         """g(x) and its divergence ``(n,)``."""
 
 
-class Block(nn.Module, ABC):
+class Block(Described, ABC):
     r"""A map that never stretches a distance, :math:`\|g(x) - g(y)\| \le \|x - y\|`: subclass it.
 
     To define a block, set ``shape``, write `forward` and `lipschitz_bound`, and give in `options`
@@ -52,8 +53,8 @@ class Block(nn.Module, ABC):
         >>> block, x = Tent(), torch.tensor([[-1.0, 2.0]])
         >>> block.with_jacobian(x)[1].tolist(), block.with_divergence(x)[1].tolist()
         ([[[-1.0, 0.0], [-0.0, 1.0]]], [0.0])
-        >>> block.options, block.prepared() is block
-        ({}, True)
+        >>> block.options, block.prepared() is block, block.lipschitz_bound()
+        ({}, True, 1.0)
     """
 
     shape: Shape
@@ -84,16 +85,11 @@ class Block(nn.Module, ABC):
         value, jacobian = self.with_jacobian(x)
         return value, trace(jacobian)
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """What the parameters do not tell: it goes into ``state_dict``."""
-        return {"block": type(self).__name__, **self.options}
+    kind = "block"
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Refuse the parameters of another kind of block."""
-        if state != self.get_extra_state():
-            raise ValueError(
-                f"state_dict belongs to another block: {state}, not {self.get_extra_state()}"
-            )
+    def description(self) -> dict[str, Any]:
+        """Its class and options."""
+        return {"block": type(self).__name__, **self.options}
 
 
 def has_own_jacobian(block: nn.Module) -> bool:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from invbayes._checks import (
+    Shape,
     check_callable,
     check_contraction,
     check_float_tensor,
@@ -87,9 +88,15 @@ def fixed_point(
     check_contraction(lipschitz)
     if z.ndim == 0 or not z.shape[-1]:
         raise ValueError(f"z must have shape (*, d) with d > 0, got {tuple(z.shape)}")
-    flat, first = (points.reshape(-1, z.shape[-1]) for points in (z, _first(z, start)))
+    if start is not None:
+        check_start(start, z, z.shape[-1:])
+    flat, first = (p.reshape(-1, z.shape[-1]) for p in (z, z if start is None else start))
     goal = Goal.of(lipschitz, tol)
-    found = solve(f, flat, first, goal, method=method, with_jacobian=with_jacobian)
+    try:
+        found = solve(f, flat, first, goal, method=method, with_jacobian=with_jacobian)
+    except NotConverged as failure:
+        failure.point = failure.point.reshape(z.shape)
+        raise
     return found.reshape(z.shape)
 
 
@@ -121,10 +128,14 @@ class Goal(NamedTuple):
         """The residual to be reached, without regard to rounding."""
         return self.tol * self.share * (1 - self.lipschitz)
 
-    def residual(self, rounding: Tensor) -> Tensor:
-        """The residual to be reached at each point."""
+    def residual(self, rounding: Tensor, *, last: bool = False) -> Tensor:
+        """The residual to be reached at each point; at the last step plain iterations get more.
+
+        Their rounding errors add up, like a random walk that forgets at the rate 1 − L.
+        """
         least = torch.full_like(rounding, self.least)
-        return least if self.strict else torch.maximum(least, 8 * rounding)
+        factor = 8 / (1 - self.lipschitz) ** 0.5 if last else 8
+        return least if self.strict else torch.maximum(least, factor * rounding)
 
     def check_reachable(self, z: Tensor) -> None:
         """The residual cannot be computed better than to a few roundings of z."""
@@ -177,15 +188,13 @@ def _adjoint_solver(lipschitz: float) -> Callable[[Map, Tensor], Tensor]:
     return resolve
 
 
-def _first(z: Tensor, start: Tensor | None) -> Tensor:
-    if start is None:
-        return z
-    check_points("start", start, z.shape[-1], like=z)
+def check_start(start: Tensor, z: Tensor, shape: Shape) -> None:
+    """Raise unless the start is of the kind and shape of z."""
+    check_points("start", start, shape, like=z)
     if start.shape != z.shape:
         raise ValueError(
             f"start must have the shape of z, {tuple(z.shape)}, got {tuple(start.shape)}"
         )
-    return start
 
 
 def _iterate(steps: Steps, z: Tensor, start: Tensor, goal: Goal) -> Tensor:
@@ -195,7 +204,7 @@ def _iterate(steps: Steps, z: Tensor, start: Tensor, goal: Goal) -> Tensor:
     most = _most_steps(points, goal)
     for count in range(most + 1):
         size, rounding = points.size(), points.rounding()
-        enough = goal.residual(rounding)
+        enough = goal.residual(rounding, last=count == most)
         moving = ~(size + rounding <= enough)
         if not moving.any():
             break

@@ -19,7 +19,7 @@ def attach_direct(
     value, jacobian = with_jacobian(solution)
     residual = z + value - solution
     matrix = torch.eye(z.shape[-1]).to(z) - jacobian.detach()
-    return solution + torch.linalg.solve(matrix, _Once.apply(residual - residual.detach()))
+    return solution + _Solve.apply(residual - residual.detach(), matrix)
 
 
 def attach_iterative(f: Map, z: Tensor, solution: Tensor, resolve: Resolve) -> Tensor:
@@ -50,27 +50,29 @@ class _Stop(torch.autograd.Function):
         raise NotImplementedError("fixed_point has no second derivative")
 
 
-class _Once(torch.autograd.Function):
-    """The identity, which can be differentiated once."""
+class _Solve(torch.autograd.Function):
+    """The identity, with the derivative (I − Df)⁻¹, by a linear solve."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(r: Tensor) -> Tensor:
+    def forward(r: Tensor, _matrix: Tensor) -> Tensor:
         return r.clone()
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:  # noqa: ARG004
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # noqa: ARG004
         ctx.save_for_backward(*inputs)
         ctx.save_for_forward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return _Stop.apply(grad, *ctx.saved_tensors)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        r, matrix = ctx.saved_tensors
+        return _Stop.apply(torch.linalg.solve(matrix.mT, grad), r), None
 
     @staticmethod
-    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
-        return _Stop.apply(tangent, *ctx.saved_tensors)
+    def jvp(ctx: Any, tangent: Tensor, _none: None) -> Tensor:
+        r, matrix = ctx.saved_tensors
+        return _Stop.apply(torch.linalg.solve(matrix, tangent), r)
 
 
 class _Resolvent(torch.autograd.Function):

@@ -21,15 +21,16 @@ from invbayes._checks import (
 )
 from invbayes.errors import NotConverged
 from invbayes.networks.blocks import Block, check_blocks, trace
-from invbayes.networks.contraction import Goal
+from invbayes.networks.contraction import Goal, check_start
 from invbayes.networks.dense import LipschitzDense
 from invbayes.networks.inversion import undo_blocks
 from invbayes.networks.precision import in_full_precision
+from invbayes.networks.state import Described
 from invbayes.networks.steps import Method
 from invbayes.networks.stochastic import Estimate, residual_log_det
 
 
-class InvertibleResNet(nn.Module):
+class InvertibleResNet(Described):
     r"""An invertible map of :math:`\mathbb{R}^d`, made of residual blocks,
 
     .. math:: \varphi = c\, (\mathrm{Id} - f_B) \circ \dots \circ (\mathrm{Id} - f_1), \qquad
@@ -70,7 +71,7 @@ class InvertibleResNet(nn.Module):
         True
         >>> net.estimate_log_abs_det(x, terms=10, generator=generator).value.shape
         torch.Size([1])
-        >>> InvertibleResNet([LipschitzDense(2), LipschitzDense(2, (8,))], lipschitz=0.5).shape
+        >>> InvertibleResNet([LipschitzDense(2), LipschitzDense(2, (8,))]).shape
         (2,)
     """
 
@@ -120,16 +121,11 @@ class InvertibleResNet(nn.Module):
         """L and the scale."""
         return f"lipschitz={self.lipschitz:g}, scale={self.scale.item():.4g}"
 
-    def get_extra_state(self) -> dict[str, Any]:
+    kind = "network"
+
+    def description(self) -> dict[str, Any]:
         """What the parameters do not tell: it goes into ``state_dict``."""
         return {"lipschitz": self.lipschitz}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Refuse the parameters of a network with another bound."""
-        if state != self.get_extra_state():
-            raise ValueError(
-                f"state_dict belongs to another network: {state}, not {self.get_extra_state()}"
-            )
 
     @property
     def shape(self) -> Shape:
@@ -187,21 +183,14 @@ class InvertibleResNet(nn.Module):
         if z.dtype.itemsize < 4:
             raise ValueError(f"z must be in single or double precision, got {z.dtype}")
         maps = [block.prepared() for block in self.blocks]
-        rows, first = self._rows("z", z), self._start(start, z)
+        rows, first = self._rows("z", z), None
+        if start is not None:
+            check_start(start, z, self.shape)
+            first = self._rows("start", start.detach())
         try:
             return undo_blocks(maps, rows / self.scale, first, goal, method).reshape(z.shape)
         except NotConverged as failure:
             raise self._with_bound(failure, rows, z.shape) from failure
-
-    def _start(self, start: Tensor | None, z: Tensor) -> Tensor | None:
-        if start is None:
-            return None
-        check_points("start", start, self.shape, like=self.log_scale)
-        if start.shape != z.shape:
-            raise ValueError(
-                f"start must have the shape of z, {tuple(z.shape)}, got {tuple(start.shape)}"
-            )
-        return self._rows("start", start.detach())
 
     @torch.no_grad()
     def _with_bound(self, failure: NotConverged, z: Tensor, shape: torch.Size) -> NotConverged:

@@ -37,17 +37,13 @@ def posterior_metric(
     check_instance("problem", problem, LinearProblem)
     weight = matched_weight(problem, weight)
     check_metric("covariance", covariance, problem)
-    # W = L (L* A*A L + δ̂²)⁻¹ L* with Σ = L L*: one inverse of a matrix that noise keeps regular.
-    root = torch.linalg.cholesky(covariance)
-    inner = root.mT @ problem.normal_operator @ root
-    shifted = inner + weight * torch.eye(problem.dim).to(inner)
-    factor, failed = torch.linalg.cholesky_ex(shifted)
-    if failed:
+    inverse = problem.normal_operator + weight * torch.linalg.inv(covariance)
+    metric, failed = torch.linalg.inv_ex(inverse)
+    if failed or not torch.isfinite(metric).all():
         raise ValueError(
-            f"weight must not vanish beside the operator in {inner.dtype}, got {weight:.3g}"
+            f"weight must not vanish beside an operator that is not injective, got {weight:.3g}"
         )
-    half = torch.linalg.solve_triangular(factor, root.mT, upper=False)
-    return half.mT @ half
+    return (metric + metric.mT) / 2
 
 
 def check_metric(name: str, matrix: Tensor, problem: LinearProblem) -> None:

@@ -21,6 +21,7 @@ from invbayes.networks.iresnet import InvertibleResNet
 from invbayes.training.objectives import Objective
 from invbayes.training.samplers import Sampler
 
+CHECKS = 20  # held-out losses in a training
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 
@@ -70,14 +71,19 @@ class Run:
         self.before, self.moving = self._randomness(), False
         self._watch(x)
 
-    def check(self, held_out: tuple[Tensor, Tensor], patience: int | None) -> bool:
-        """The held-out loss of the average; whether to stop."""
-        with torch.no_grad():
-            loss = self.objective(self.averaged.module, *held_out).item()
-        self.held_out.append((len(self.losses), loss))
+    def check(self, held_out: tuple[Tensor, Tensor] | None, patience: int | None) -> bool:
+        """The held-out loss of the average, where it is due; whether to stop."""
+        made, every = len(self.losses), max(1, self.options[0] // CHECKS)
+        if held_out is None or not made or made % every:
+            return False
+        if not self.held_out or self.held_out[-1][0] < made:
+            with torch.no_grad():
+                loss = self.objective(self.averaged.module, *held_out).item()
+            self.held_out.append((made, loss))
+            if loss == min(lowest for _, lowest in self.held_out):
+                state = self.averaged.module.state_dict()
+                self.best = {name: _copied(value) for name, value in state.items()}
         lowest = min(range(len(self.held_out)), key=lambda i: self.held_out[i][1])
-        if lowest == len(self.held_out) - 1:
-            self.best = {k: _copied(v) for k, v in self.averaged.module.state_dict().items()}
         return patience is not None and len(self.held_out) - 1 - lowest >= patience
 
     def finish(self, *, keep_best: bool) -> None:

@@ -20,7 +20,7 @@ from invbayes.training.run import MakeOptimizer, Run
 from invbayes.training.samplers import Sampler
 
 Callback = Callable[[int, float, InvertibleResNet], Any]
-CHECKS, SAVE_EVERY = 20, 60.0  # held-out losses in a training; seconds between two files
+SAVE_EVERY = 60.0  # seconds between two files
 
 # No weight decay: it would only fight the normalisation of the weights. Biases and sharpnesses get
 # their own eigenbasis, and every basis is renewed often: the networks are small, so this is cheap.
@@ -128,15 +128,15 @@ def train(
     if checkpoint is not None and os.path.exists(checkpoint):
         run.load(checkpoint)
     try:
+        stop = run.check(held_out, patience)  # one that an interruption came before
         for _ in progress_bar(range(len(run.losses), steps), show=progress):
-            run.step()
-            stop = callback is not None and callback(
-                len(run.losses) - 1, run.losses[-1].item(), run.averaged.module
-            )
-            if held_out is not None and len(run.losses) % max(1, steps // CHECKS) == 0:
-                stop = run.check(held_out, patience) or stop
             if stop:
                 break
+            run.step()
+            stop = run.check(held_out, patience)
+            if callback is not None:
+                number, loss = len(run.losses) - 1, run.losses[-1].item()
+                stop = callback(number, loss, run.averaged.module) or stop
             if checkpoint is not None and time.perf_counter() - run.saved > SAVE_EVERY:
                 run.save(checkpoint)
     except BaseException:

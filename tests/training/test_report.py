@@ -1,0 +1,99 @@
+"""The report: its numbers against their definitions, and networks whose errors are known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from invbayes import (
+    Approximation,
+    InvertibleResNet,
+    LinearProblem,
+    linear_estimate,
+    report,
+)
+
+PROBLEM = LinearProblem(torch.diag(torch.tensor([1.0, 0.5]).double()), 0.4)
+
+
+def constant_block(scale=2.0, shift=(0.5, -1.0)):
+    """φ(x) = c (x − shift), whose inverse is known."""
+    net = InvertibleResNet.dense(2, (4,), lipschitz=0.9, scale=scale).double()
+    with torch.no_grad():
+        net.blocks[0].layers[-1].raw.zero_()
+        net.blocks[0].layers[-1].bias.copy_(torch.tensor(shift).double() / 0.9)
+    return net
+
+
+def samples(n, seed):
+    return torch.randn(n, 2, generator=torch.Generator().manual_seed(seed)).double()
+
+
+def test_every_number_is_its_formula():
+    net, x, known = constant_block(), samples(500, 1), samples(300, 2)
+    found = report(
+        net,
+        Approximation(PROBLEM),
+        PROBLEM,
+        x,
+        samples=known,
+        tol=1e-10,
+        generator=torch.Generator().manual_seed(3),
+    )
+    y = PROBLEM.observe(x, generator=torch.Generator().manual_seed(3))
+    z = PROBLEM.adjoint(y)
+    shift = torch.tensor([0.5, -1.0]).double()
+    misfits = {
+        "forward": 2 * (x - shift) - x * torch.tensor([1.0, 0.25]),
+        "backward": z / 2 + shift - x,
+        "linear": linear_estimate(known, PROBLEM, y) - x,
+        "mean": known.mean(0) - x,
+    }
+    for name, misfit in misfits.items():
+        square = misfit.square().sum(1) / 2
+        value = square.mean().sqrt().item()
+        measured = getattr(found, name)
+        assert measured.value == pytest.approx(value, rel=1e-7)  # log c is single
+        # The delta method: sd of the mean square over twice the root.
+        error = square.std().item() / 500**0.5 / (2 * value)
+        assert measured.error == pytest.approx(error, rel=1e-6)
+        assert f"{value:10.4f} ± {error:.4f}" in str(found)
+    loss = misfits["forward"].square().sum(1).mean().item() / 2
+    assert found.loss == pytest.approx(loss, rel=1e-7)
+    assert f"{loss:10.4f}" in str(found)
+
+
+def test_a_perfect_forward_map_has_no_error():
+    identity = LinearProblem(torch.eye(2).double(), 0.1)
+    net = constant_block(scale=1.0, shift=(0.0, 0.0))
+    found = report(net, Approximation(identity), identity, samples(50, 1), samples=samples(50, 2))
+    assert found.forward == (0.0, 0.0)
+    assert found.backward.value == pytest.approx(0.1, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"net": None}, "net must be a InvertibleResNet, got NoneType"),
+        ({"objective": 1}, "objective must be callable"),
+        ({"problem": torch.eye(2)}, "problem must be a LinearProblem, got Tensor"),
+        ({"x": torch.zeros(5, 3).double()}, r"x must have shape \(\*, 2\)"),
+        ({"x": torch.zeros(2).double()}, "x must hold at least two points"),
+        ({"x": torch.zeros(1, 2).double()}, "x must hold at least two points"),
+        ({"samples": torch.zeros(5, 2)}, "samples must have dtype torch.float64"),
+        ({"samples": torch.zeros(1, 2).double()}, "samples must hold at least two points"),
+        ({"tol": -1.0}, "tol must be finite and > 0"),
+    ],
+)
+def test_bad_input_is_named(change, message):
+    given = {
+        "net": constant_block(),
+        "objective": Approximation(PROBLEM),
+        "problem": PROBLEM,
+        "x": samples(4, 1),
+        "samples": samples(4, 2),
+        **change,
+    }
+    net, objective, problem, x = (given.pop(k) for k in ("net", "objective", "problem", "x"))
+    with pytest.raises(ValueError, match=message):
+        report(net, objective, problem, x, **given)
