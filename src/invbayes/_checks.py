@@ -51,7 +51,9 @@ def check_fits(name: str, value: Tensor, shape: Shape, like: Tensor) -> None:
     """
     check_tensor(name, value)
     came = value.shape[value.ndim - len(shape) :] if value.ndim >= len(shape) else ()
-    if len(came) != len(shape) or any(s not in (None, c) for s, c in zip(shape, came, strict=True)):
+    if len(came) != len(shape) or any(
+        s is not None and s != c for s, c in zip(shape, came, strict=True)
+    ):
         wanted = ", ".join("any" if s is None else str(s) for s in shape)
         raise ValueError(f"{name} must have shape (*, {wanted}), got {tuple(value.shape)}")
     if value.dtype != like.dtype:

@@ -61,8 +61,8 @@ class GaussianMixture:
         (tensor([[0.5000, 0.5000]]), tensor([[[1.]]]), tensor([-2.,  2.]))
         >>> p.score(torch.zeros(1, 1)), p.expand(torch.zeros(1, 1)).hessian
         (tensor([[0.]]), tensor([[[3.]]]))
-        >>> p.to(dtype=torch.float64).mean
-        tensor([0.], dtype=torch.float64)
+        >>> p.to(dtype=torch.float64).mean, p.flattened().batch_shape
+        (tensor([0.], dtype=torch.float64), torch.Size([1]))
         >>> GaussianMixture.gaussian(torch.zeros(2), torch.eye(2))
         GaussianMixture(batch_shape=(), components=1, dim=2)
     """

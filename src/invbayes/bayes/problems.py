@@ -53,8 +53,8 @@ class LinearProblem:
         >>> mean.matrix.shape, mean.data_shape, mean.to(dtype=torch.float64).dtype
         (torch.Size([3, 48]), torch.Size([3]), torch.float64)
         >>> coloured = LinearProblem(torch.eye(2), noise_covariance=torch.tensor([4.0, 1.0]))
-        >>> coloured.whiten(y), coloured.normal_data(y)
-        (tensor([[1., 1.]]), tensor([[0.5000, 1.0000]]))
+        >>> coloured.whiten(y), coloured.normal_data(y), coloured.colour(torch.ones(1, 2))
+        (tensor([[1., 1.]]), tensor([[0.5000, 1.0000]]), tensor([[2., 1.]]))
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class LinearProblem:
 
     @property
     def operator(self) -> Tensor | Map:
-        """A: a copy of the matrix, or the function."""
+        """A copy of the matrix, or the function itself."""
         given = self._operator
         return given.function if isinstance(given, Function) else given.like
 

@@ -69,7 +69,7 @@ class Block(Described, ABC):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The constructor's arguments, as plain numbers, strings and tuples: for saving."""
+        """The arguments of the constructor, as plain numbers, strings and tuples, for saving."""
         return {}
 
     def prepared(self) -> BlockMap:

@@ -183,7 +183,7 @@ class LipschitzDense(Block):
         return self._ready(x)(x)
 
     def with_jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """g(x) and its Jacobian ``(*, d, d)``: see `DenseMap`."""
+        """g(x) and its Jacobian ``(*, d, d)``, carried forward layer by layer."""
         return self._ready(x).with_jacobian(x)
 
     def with_divergence(self, x: Tensor) -> tuple[Tensor, Tensor]:
