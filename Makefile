@@ -61,6 +61,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .bench normflows==1.7.3
 	PYTHONPATH=.bench $(BIN)/python tests/benchmarks/network.py
 	$(BIN)/python tests/benchmarks/trainings.py
+	$(BIN)/python -m tests.benchmarks.own_problem
 
 clean:
 	rm -rf _build .bench .pytest_cache .ruff_cache .hypothesis
