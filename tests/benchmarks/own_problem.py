@@ -26,7 +26,7 @@ NOISE, COMPONENTS = 0.25, 32
 
 
 def digits() -> tuple[Tensor, Tensor, Tensor]:
-    """Components of 1500 known digits, of 297 others, and what the components leave out of these."""
+    """Components of 1500 known digits, of 297 others, and what is left out of these."""
     pictures = torch.from_numpy(load_digits().images).float().flatten(1) / 16
     order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(0))
     known, unseen = pictures[order].split([1500, 297])
