@@ -237,3 +237,87 @@ def test_the_closed_forms_for_a_gaussian_prior_are_stationary(singular, sigma, n
 def test_bad_input_is_named(batch, make, message):
     with pytest.raises(ValueError, match=message):
         make(batch[1])
+
+
+@pytest.mark.parametrize(
+    ("z", "message"),
+    [
+        (None, "z must be a floating-point tensor, got NoneType"),
+        (torch.zeros(5, 2).numpy(), "z must be a floating-point tensor, got ndarray"),
+        (torch.zeros(5, 2, dtype=torch.complex128), "z must be a floating-point tensor"),
+        (torch.zeros(5, 2, dtype=torch.int64), "z must be a floating-point tensor"),
+        (torch.zeros(5, 2), "z must have dtype torch.float64, got torch.float32"),
+        (torch.zeros(4, 2).double(), r"z must have the shape of x, \(5, 2\), got \(4, 2\)"),
+    ],
+)
+@pytest.mark.parametrize("conditional_mean", [True, False])
+def test_samples_that_do_not_fit_are_named(batch, z, message, conditional_mean):
+    net, problem, x = batch[0], batch[1], torch.zeros(5, 2).double()
+    given = {"conditional_mean": conditional_mean}
+    for objective in (
+        Reconstruction(),
+        Approximation(problem, **given),
+        LogDeterminant(problem, **given),
+        Divergence(problem, **given),
+    ):
+        with pytest.raises(ValueError, match=message):
+            objective(net, x, z)
+
+
+def test_no_samples_are_named(batch):
+    net, problem, nothing = batch[0], batch[1], torch.zeros(0, 2).double()
+    for objective in (Reconstruction(), Divergence(problem)):
+        with pytest.raises(ValueError, match="x must hold at least one sample"):
+            objective(net, nothing, nothing)
+
+
+@pytest.mark.parametrize("objective", [Approximation, LogDeterminant, Divergence])
+def test_a_bad_problem_or_flag_is_named(batch, objective):
+    with pytest.raises(ValueError, match="problem must be a LinearProblem, got NoneType"):
+        objective(None)
+    for flag in ("no", 1, torch.tensor(True)):
+        with pytest.raises(ValueError, match="conditional_mean must be True or False"):
+            objective(batch[1], conditional_mean=flag)
+
+
+@pytest.mark.parametrize("metric", [torch.zeros(2, 2), torch.zeros(2), "identity", 1.0])
+def test_what_is_no_metric_is_named(batch, metric):
+    with pytest.raises(ValueError, match="metric must be"):
+        Approximation(batch[1], metric=metric)
+
+
+@pytest.mark.parametrize("weight", [1e-40, 1e-30])
+def test_a_weight_that_vanishes_beside_a_kernel_is_named(weight):
+    """In single precision the inverse is infinite, or the sum is singular."""
+    problem = LinearProblem(torch.tensor([[1.0, 1.0], [1.0, 1.0]]), 0.1)
+    with pytest.raises(ValueError, match="weight must not vanish beside an operator"):
+        posterior_metric(problem, torch.eye(2), weight=weight)
+    diagonal = LinearProblem(torch.diag(torch.tensor([1.0, 0.0])), 0.1)
+    if weight == 1e-40:
+        with pytest.raises(ValueError, match="weight must not vanish beside an operator"):
+            posterior_metric(diagonal, torch.eye(2), weight=weight)
+
+
+def test_every_training_takes_pictures_and_coloured_noise(generator):
+    """z = A*Γ⁻¹y, and the data term is about A*Γ⁻¹A x, entry by entry."""
+    covariance = torch.tensor([4.0, 1.0, 0.25, 1.0], dtype=torch.float64)
+    matrix = torch.randn(4, 4, generator=generator, dtype=torch.float64)
+    problem = LinearProblem(
+        lambda x: x.flatten(1) @ matrix.mT,
+        shape=(2, 2),
+        noise_covariance=covariance,
+        dtype=torch.float64,
+    )
+    x = torch.randn(6, 2, 2, generator=generator, dtype=torch.float64)
+    normal = matrix.mT @ torch.diag(1 / covariance) @ matrix
+
+    class Half(nn.Module):
+        def forward(self, x):
+            return 0.5 * x
+
+    expected = (0.5 * x.flatten(1) - x.flatten(1) @ normal).square().sum(1).mean() / 2
+    assert Approximation(problem)(Half(), x, x).item() == pytest.approx(expected.item())
+    z = problem.normal_data(problem.observe(x, generator=generator))
+    noisy = Approximation(problem, conditional_mean=False)(Half(), x, z).item()
+    assert noisy == pytest.approx((0.5 * x - z).square().sum((1, 2)).mean().item() / 2)
+    assert Divergence(problem).strength == 1.0
