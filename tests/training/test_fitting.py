@@ -209,11 +209,11 @@ def test_two_samples_make_the_divergence_run_away():
     options = {"generator": generator, "steps": 600, "batch": 2, "hidden": (16, 16)}
     with pytest.warns(RunawayWarning, match=r"the scale c = .* runs away"):
         net, record = fit(Divergence(problem), x, problem, **options)
-    assert record.losses[-1] < -5
+    assert record.losses.min() < -20
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         healthy, record = fit(Divergence(problem), x, problem, jitter=0.3, **options)
-    assert record.losses[-20:].mean() > -2
+    assert record.losses.min() > -2
     assert healthy.scale < 0.2 * net.scale
 
 
