@@ -350,3 +350,13 @@ def test_what_does_not_fit_is_named(options, message):
     given = {"f": lambda x: x / 2, "z": torch.ones(3, 2), "lipschitz": 0.5, **options}
     with pytest.raises(ValueError, match=message):
         fixed_point(given.pop("f"), given.pop("z"), **given)
+
+
+@METHODS
+def test_points_without_a_cotangent_have_no_gradient(method, generator):
+    _, with_jacobian = nonlinear(0.9)
+    z = torch.randn(3, 2, generator=generator, dtype=torch.float64, requires_grad=True)
+    found = solve(with_jacobian, z, lipschitz=0.9, method=method)
+    (gradient,) = torch.autograd.grad(found[0].sum(), z)
+    assert (gradient[0] != 0).all()
+    assert torch.equal(gradient[1:], torch.zeros(2, 2).double())
