@@ -201,6 +201,8 @@ def test_contrast(opened, theme):
     opened.page.mouse.move(0, 0)
     # Colours on their way from one theme to the other would be measured half way.
     opened.page.add_style_tag(content="* { transition: none !important }")
+    # It shows only after a scroll up, so that by chance it would be looked at or not.
+    opened.page.add_style_tag(content="#pst-back-to-top { display: block !important }")
     # As the theme's own button does it.
     opened.page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
     opened.page.evaluate(THIN_OUT)

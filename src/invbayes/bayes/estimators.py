@@ -69,8 +69,7 @@ def linear_estimate(samples: Tensor, problem: LinearProblem, y: Tensor) -> Tenso
     Raises:
         ValueError: for shapes or dtypes that do not fit, NaN, or no samples.
 
-    Source: the linear minimum mean square error estimator; Kay, Fundamentals of Statistical
-    Signal Processing, volume I, 1993, Theorem 12.1.
+    Source: the linear minimum mean square error estimator, or Wiener filter, of the textbooks.
 
     Example:
         >>> import torch
