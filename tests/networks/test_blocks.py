@@ -232,3 +232,14 @@ def test_a_false_bound_carries_the_point_reached(generator):
     assert caught.value.point.shape == z.shape
     residual = (net(caught.value.point) - z).flatten(1).norm(dim=1).max().item()
     assert caught.value.bound == pytest.approx(residual / 0.1**2, rel=1e-4)
+
+
+@MAKERS
+def test_no_points_are_no_failure(make, generator):
+    net = make(count=2, lipschitz=0.5)
+    none = points(net, 2, generator)[:0]
+    size = none.shape[1:].numel()
+    assert net.jacobian(none).shape == (0, size, size)
+    assert net.inverse(none).shape == net(none).shape == none.shape
+    assert net.divergence(none).shape == (0,)
+    assert net.estimate_log_abs_det(none, terms=2, generator=generator).value.shape == (0,)

@@ -105,7 +105,7 @@ def trace(jacobian: Tensor) -> Tensor:
 def jacobian_by_rows(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
     """f(x) and its Jacobian ``(n, d, d)``, a row at a time in one vectorised backward pass."""
     value, pull = torch.func.vjp(f, x)
-    units = torch.eye(x[0].numel()).to(x)
+    units = torch.eye(x.shape[1:].numel()).to(x)
 
     def row(unit: Tensor) -> Tensor:
         return pull(unit.reshape(x.shape[1:]).expand(x.shape))[0]

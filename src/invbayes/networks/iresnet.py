@@ -268,4 +268,4 @@ class InvertibleResNet(Described):
             wanted = ", ".join(map(str, ("n", *self.shape)))
             raise ValueError(f"x must have shape ({wanted}), got {tuple(x.shape)}")
         found = residual_log_det(self.blocks, self.lipschitz, rows, terms=terms, **options)
-        return found._replace(value=found.value + rows[0].numel() * self.log_scale)
+        return found._replace(value=found.value + rows.shape[1:].numel() * self.log_scale)
