@@ -50,15 +50,15 @@ def denoising() -> None:
     print(f"noisy {decibels(y):.2f} dB, linear {decibels(linear_estimate(known, problem, y)):.2f}")
     print(f"posterior mean of the empirical prior {decibels(weights @ known):.2f}")
     trainings = [
-        (Reconstruction(), 300, 17.4),
-        (Divergence(problem), 800, 17.5),
-        (LogDeterminant(problem), 300, 0.0),
+        (Reconstruction(), 300, 0.0, 17.4),
+        (Divergence(problem), 400, 0.05, 17.5),
+        (LogDeterminant(problem), 300, 0.0, 0.0),
     ]
-    for objective, steps, aim in trainings:
+    for objective, steps, jitter, aim in trainings:
         started = time.perf_counter()
-        options = {"steps": steps, "batch": 256, "scale": 2.0, "progress": False}
+        options = {"steps": steps, "jitter": jitter, "batch": 256, "scale": 2.0}
         generator = torch.Generator().manual_seed(2)
-        net, _ = fit(objective, known, problem, generator=generator, **options)
+        net, _ = fit(objective, known, problem, generator=generator, progress=False, **options)
         seconds = time.perf_counter() - started
         reached = decibels(net.inverse(problem.normal_data(y)))
         print(f"{type(objective).__name__}: {reached:.2f} dB, {steps} steps, {seconds:.0f} s")
