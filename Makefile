@@ -36,12 +36,13 @@ test: lint
 	$(BIN)/python -m pytest tests/browser --dist=loadgroup
 
 # Run every chapter from top to bottom (with the cell for Colab, if _config.yml names a public
-# address), store what it printed and drew, and write what follows from it: the picture on the
+# address), store what it printed and drew, and write what follows from it: the pictures on the
 # front page, the run times, the page from equation to code.
 execute: $(VENV)/.installed
 	$(BIN)/python book/colab.py
 	$(BIN)/python book/execute.py
 	$(BIN)/python book/cover.py
+	$(BIN)/python book/diagram.py
 	$(BIN)/python book/equations.py
 
 lab: $(VENV)/.installed
