@@ -37,31 +37,35 @@ def digits() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def denoising() -> None:
-    """Peak signal-to-noise ratios for each pixel, beside the linear and the empirical estimate."""
+    """Peak signal-to-noise ratios, beside those of the linear and the empirical estimate."""
     known, unseen, left_out = digits()
     problem = LinearProblem(torch.eye(COMPONENTS), NOISE)
     y = problem.observe(unseen, generator=torch.Generator().manual_seed(1))
 
     def decibels(estimate: Tensor) -> float:
+        """Of each picture, as usual; then their mean (more than the ratio of the mean error)."""
         error = (estimate - unseen).square().sum(1) + left_out.square().sum(1)
-        return -10 * torch.log10(error.mean() / 64).item()
+        return -10 * torch.log10(error / 64).mean().item()
 
     weights = torch.softmax(-torch.cdist(y, known).square() / (2 * NOISE**2), 1)
     print(f"noisy {decibels(y):.2f} dB, linear {decibels(linear_estimate(known, problem, y)):.2f}")
     print(f"posterior mean of the empirical prior {decibels(weights @ known):.2f}")
     trainings = [
         (Reconstruction(), 300, 0.0, 17.4),
-        (Divergence(problem), 400, 0.05, 17.5),
+        (Divergence(problem), 1000, 0.1, 17.5),
         (LogDeterminant(problem), 300, 0.0, 0.0),
     ]
     for objective, steps, jitter, aim in trainings:
-        started = time.perf_counter()
+        started = time.process_time()
         options = {"steps": steps, "jitter": jitter, "batch": 256, "scale": 2.0}
         generator = torch.Generator().manual_seed(2)
         net, _ = fit(objective, known, problem, generator=generator, progress=False, **options)
-        seconds = time.perf_counter() - started
+        seconds = time.process_time() - started
         reached = decibels(net.inverse(problem.normal_data(y)))
-        print(f"{type(objective).__name__}: {reached:.2f} dB, {steps} steps, {seconds:.0f} s")
+        print(
+            f"{type(objective).__name__}: {reached:.2f} dB, {steps} steps, {seconds:.0f} s of one core"
+        )
+        assert seconds < 30
         assert reached >= aim, f"{reached:.2f} dB is below {aim}"
 
 
