@@ -62,9 +62,8 @@ def denoising() -> None:
         net, _ = fit(objective, known, problem, generator=generator, progress=False, **options)
         seconds = time.process_time() - started
         reached = decibels(net.inverse(problem.normal_data(y)))
-        print(
-            f"{type(objective).__name__}: {reached:.2f} dB, {steps} steps, {seconds:.0f} s of one core"
-        )
+        name = type(objective).__name__
+        print(f"{name}: {reached:.2f} dB, {steps} steps, {seconds:.0f} s of one core")
         assert seconds < 30
         assert reached >= aim, f"{reached:.2f} dB is below {aim}"
 
