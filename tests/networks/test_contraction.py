@@ -248,6 +248,14 @@ def test_the_default_tolerance_is_one_that_the_dtype_reaches(method, size, lipsc
     assert ((rough - exact).norm(dim=1) <= bound).all()
 
 
+def test_only_the_last_plain_step_is_allowed_more_rounding():
+    """Far from the last step the default in single precision is eight roundings, as elsewhere."""
+    z = torch.ones(1, 1)
+    found = fixed_point(lambda x: 0.97 * x, z, lipschitz=0.97, method="plain").double()
+    residual = (z + (0.97 * found.float()).double() - found).abs()
+    assert residual <= 8.5 * torch.finfo(torch.float32).eps * (1 + 1.97 * found)
+
+
 @pytest.mark.parametrize("lipschitz", [0.5, 0.9, 0.99])
 def test_plain_steps_are_as_many_as_theory_says(lipschitz):
     """One evaluation each and no trial: log(ρ / (τ (1 − L))) / log(1/L), and one at the start."""
