@@ -1,10 +1,12 @@
 """Write the pages that lead from each numbered statement to its code and its test.
 
-Run by `make execute`. `equations.yml` says which function computes a statement and
-which test checks it; titles and equations are read from the chapters. The tests
-compare the stored pages with fresh ones; the build fails if a link leads nowhere.
+Run by `make execute`. `equations.yml` says whose a statement is, which function
+computes it and which test checks it; titles and equations are read from the
+chapters. The tests compare the stored pages with fresh ones; the build fails if a
+link leads nowhere.
 """
 
+import ast
 import re
 from itertools import compress, groupby
 from operator import attrgetter
@@ -28,10 +30,14 @@ INTRO = """\
 # From equation to code
 
 Every numbered statement of the book, the functions that compute it, and the tests
-that check it. "Paper" is arXiv 2510.26704, for chapter 8 arXiv 2506.02986. (Chapter
-7 has no statements, only measurements.)"""
+that check it. "Paper" says whose it is: "ours" is what we found nowhere else, and
+"the paper's" what comes from the abstract, the captions or Lemma 1 of
+{cite:t}`heilenkotter2025regularization`, in the chapter on a deep prior of
+{cite:t}`buskulic2025implicit`. "Our reconstruction" marks a theorem of which we had
+its name and a summary, but not the wording."""
 
 COLUMNS = ["Statement", "Paper", "Equations", "Code", "Checked by"]
+NO_ENTRY = {"code": [], "tests": []}
 PROPER_NAMES = {
     "bayes": "Bayes",
     "gaussian": "Gaussian",
@@ -43,11 +49,16 @@ PROPER_NAMES = {
 }
 
 CHECKS = """\
+---
+orphan: true
+---
+
 # The checks
 
-The tests that {doc}`from_equation_to_code` names, word for word. `make test`
-runs them, and many more. Helpers that several tests share stand above them in
-their file, or in `tests/conftest.py`."""
+The tests that {doc}`from_equation_to_code` names, in the order of the book: what a
+test checks, for which statements, and, unfolded, its code. `make test` runs them,
+and many more. Helpers that several tests share stand above them in their file, or
+in `tests/conftest.py`."""
 
 
 class Statement(NamedTuple):
@@ -70,6 +81,24 @@ def statements() -> list[Statement]:
             # What follows a semicolon names the paper; it has its own column.
             title = block["title"].split(";")[0]
             found.append(Statement(path.stem, block["label"], title, equations))
+    return found
+
+
+def headings() -> dict[str, str]:
+    """The number and the title of each chapter, as the built pages have them."""
+    parts = yaml.safe_load((BOOK.parent / "_toc.yml").read_text())["parts"]
+    files = [
+        chapter["file"].removeprefix("book/")
+        for part in parts
+        if part.get("numbered")
+        for chapter in part["chapters"]
+    ]
+    found = {}
+    for number, name in enumerate(files, start=1):
+        cells = nbformat.read(BOOK / f"{name}.ipynb", as_version=4).cells
+        text = "\n".join(c.source for c in cells if c.cell_type == "markdown")
+        title = re.search(r"^# (.+)$", text, re.MULTILINE)[1]
+        found[name] = f"{number}. {title}"
     return found
 
 
@@ -112,7 +141,7 @@ def row(statement: Statement, entry: dict) -> list[str]:
     ]
 
 
-def table(chapter: str, rows: list[list[str]]) -> str:
+def table(heading: str, rows: list[list[str]]) -> str:
     """The statements of a chapter, without the columns that none of them fills."""
     filled = [any(cells) for cells in zip(*rows, strict=True)]
     lines = [COLUMNS, ["---"] * len(COLUMNS), *rows]
@@ -120,7 +149,7 @@ def table(chapter: str, rows: list[list[str]]) -> str:
         "| " + " | ".join(compress(cells, filled)) + " |" for cells in lines
     )
     return f"""
-## Chapter {int(chapter[:2])}
+## {heading}
 
 ```{{table}}
 :class: statements
@@ -128,35 +157,56 @@ def table(chapter: str, rows: list[list[str]]) -> str:
 ```"""
 
 
-def source(test: str) -> str:
-    """A test with its own source."""
+def summary(test: str) -> str:
+    """The first line of a test's docstring, with Markdown's own signs escaped."""
     path, name = test.split("::")
+    tree = ast.parse((BOOK.parent / path).read_text())
+    (found,) = (node for node in tree.body if getattr(node, "name", "") == name)
+    first = (ast.get_docstring(found) or "").partition("\n")[0]
+    return re.sub(r"([*_`|\\])", r"\\\1", first)
+
+
+def source(test: str, labels: list[str]) -> str:
+    """A test: what it says, the statements it checks, and its code, folded."""
+    path, name = test.split("::")
+    links = ", ".join(f"{{prf:ref}}`{label}`" for label in labels)
     return f"""
 ({target(test)})=
-## {spoken(test)}
+### {spoken(test)}
 
-`{path}`
+{f"{summary(test)} (For {links}.)" if summary(test) else f"For {links}."}
+
+:::{{admonition}} `{path}`
+:class: dropdown
 
 ```{{literalinclude}} ../{path}
 :pyobject: {name}
-```"""
+```
+:::"""
 
 
 def pages() -> dict[Path, str]:
     """The text of both pages."""
     listed = yaml.safe_load((BOOK / "equations.yml").read_text())
     entries = {entry["label"]: entry for entry in listed}
-    tables = [
-        table(
-            chapter,
-            [row(statement, entries[statement.label]) for statement in some],
-        )
-        for chapter, some in groupby(statements(), lambda found: found.chapter)
-    ]
-    tests = sorted({test for entry in listed for test in entry["tests"]})
+    checked: dict[str, list[str]] = {}
+    for entry in listed:
+        for test in entry["tests"]:
+            checked.setdefault(test, []).append(entry["label"])
+    titles, tables, checks, shown = headings(), [INTRO], [CHECKS], set()
+    for chapter, found in groupby(statements(), lambda found: found.chapter):
+        # A statement without an entry: the tests complain, the page is made.
+        some = [(one, entries.get(one.label, NO_ENTRY)) for one in found]
+        rows = [row(statement, entry) for statement, entry in some]
+        tables.append(table(titles[chapter], rows))
+        checks.append(f"\n## {titles[chapter]}")
+        for test in (test for _, entry in some for test in entry["tests"]):
+            if test not in shown:
+                checks.append(source(test, checked[test]))
+                shown.add(test)
     return {
-        BOOK / "from_equation_to_code.md": "\n".join([INTRO, *tables]) + "\n",
-        BOOK / "checks.md": "\n".join([CHECKS, *map(source, tests)]) + "\n",
+        BOOK / "from_equation_to_code.md": "\n".join(tables) + "\n",
+        BOOK / "checks.md": "\n".join(checks) + "\n",
     }
 
 
