@@ -19,7 +19,7 @@ from invbayes import (
     map_estimate,
     posterior,
 )
-from invbayes.examples import two_peaks
+from invbayes.examples import two_blobs, two_peaks
 from tests.conftest import jacobian_of, random_operator
 
 
@@ -87,6 +87,34 @@ def test_where_the_energy_is_convex_the_map_estimate_is_unique_and_differentiabl
     bend = problem.normal_operator - 0.09 * hessian
     expected = torch.linalg.solve(bend, problem.operator.mT.expand(100, 3, 4))
     torch.testing.assert_close(jacobian, expected, rtol=0, atol=1e-6)
+
+
+def least_eigenvalue(prior, problem, x):
+    """Of Dφ_* = A*A − δ² ∇² log p_X."""
+    bend = problem.normal_operator - problem.noise_std**2 * prior.hessian(x)
+    return torch.linalg.eigvalsh(bend)[..., 0]
+
+
+@pytest.mark.parametrize(("a", "noise_std"), [(1.0, 0.35), (1.0, 0.8), (0.5, 0.35)])
+def test_the_map_estimate_never_answers_where_the_forward_map_folds(a, noise_std):
+    """Many points have a negative eigenvalue, but none of them is an answer."""
+    prior = two_blobs()
+    problem = LinearProblem(torch.diag(torch.tensor([1.0, a])).double(), noise_std)
+    points = torch.cartesian_prod(*(torch.linspace(-3, 3, 61).double() for _ in range(2)))
+    assert (least_eigenvalue(prior, problem, points) < -1).double().mean() > 0.02
+    assert least_eigenvalue(prior, problem, map_estimate(prior, problem, points)).min() > 0
+
+
+def test_on_a_box_with_positive_eigenvalues_their_least_bounds_the_stretch():
+    """|x_MAP(y) − x_MAP(y')| ≤ |y − y'| / μ on a box into which MAP maps; the bound is close."""
+    prior, problem = two_blobs(), LinearProblem(torch.eye(2).double(), 0.1)
+    across, along = torch.linspace(-2.6, 2.6, 521).double(), torch.linspace(-2.2, 2.2, 45).double()
+    y = torch.stack(torch.meshgrid(across, along, indexing="ij"), dim=-1)
+    x = map_estimate(prior, problem, y)
+    assert (x.abs() < torch.tensor([2.6, 2.2]).double()).all()
+    bound = 1 / least_eigenvalue(prior, problem, y).min()
+    stretch = x.diff(dim=0).norm(dim=-1) / y.diff(dim=0).norm(dim=-1)
+    assert 0.9 * bound < stretch.max() < bound
 
 
 def test_on_the_line_the_condition_of_smoothness_is_sharp():
@@ -163,7 +191,9 @@ def test_the_map_estimate_never_falls_and_jumps_where_the_areas_are_equal(torn):
     level, left, right = jump_of_map(*torn)
     y = torch.linspace(-3, 3, 601, dtype=torch.float64)
     x = map_estimate(*torn, y[:, None])[:, 0]
-    assert (x.diff() >= 0).all()
+    steps = x.diff()
+    assert (steps >= 0).all()
+    assert (steps > 0.1).sum() == 1  # no other jump
     assert (x[y < level] <= left).all()
     assert (x[y > level] >= right).all()
     ends = torch.tensor([[left], [right]]).double()
@@ -171,6 +201,10 @@ def test_the_map_estimate_never_falls_and_jumps_where_the_areas_are_equal(torn):
     assert heights.diff().abs() < 1e-6
     assert abs(area(torn, level, left, right, weighted=False)) < 1e-7
     assert area(torn, level, left, (left + right) / 2, weighted=False) > 0.3
+    inside = torch.linspace(left, right, 400, dtype=torch.float64)[1:-1, None]
+    above = ideal_forward_map(*torn, inside)[:, 0] > level
+    assert above.int().diff().ne(0).sum() == 1  # one piece above the level, then one below
+    assert above[0]
 
 
 def test_the_closest_rising_map_weights_the_areas_by_the_prior(torn):
