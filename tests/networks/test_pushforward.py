@@ -13,6 +13,7 @@ from invbayes import (
     InvertibleResNet,
     LinearProblem,
     data_density,
+    map_estimate,
     posterior_mean,
     pushforward_log_prob,
     pushforward_score,
@@ -89,7 +90,7 @@ def log_det_solution(prior, square, x):
 
 
 def test_the_log_determinant_solution_is_a_posterior_mean_up_to_order_four():
-    """And the two densities have their expansions; with A = I on the line."""
+    """And so is MAP; the two densities have their expansions; with A = I on the line."""
     prior, x = two_peaks(width=0.7), np.linspace(-1.5, 1.5, 31)
     for noise_std in (0.1, 0.03):
         square, problem = noise_std**2, LinearProblem(torch.eye(1).double(), noise_std)
@@ -97,7 +98,7 @@ def test_the_log_determinant_solution_is_a_posterior_mean_up_to_order_four():
         z = value[:, None].requires_grad_()
         log_prob, score, hessian, _ = prior.expand(z)
         bend = hessian[:, 0, 0] + score[:, 0] ** 2  # p'' / p
-        (leading,) = torch.autograd.grad(bend.sum(), z)
+        (leading,) = torch.autograd.grad(bend.sum(), z, retain_graph=True)
 
         density, points = log_prob.exp(), torch.from_numpy(x)[:, None]
         blurred = data_density(prior, problem).log_prob(z).exp()
@@ -107,6 +108,12 @@ def test_the_log_determinant_solution_is_a_posterior_mean_up_to_order_four():
         difference = points - posterior_mean(prior, problem, z)
         assert (difference - square**2 / 2 * leading).abs().max() < 75 * square**3
         assert leading.abs().max() > 5
+
+        (of_map,) = torch.autograd.grad(-hessian.sum(), z)  # −∇Δ log p
+        data = z.detach()
+        difference = map_estimate(prior, problem, data) - posterior_mean(prior, problem, data)
+        assert (difference - square**2 / 2 * of_map).abs().max() < 75 * square**3
+        assert of_map.abs().max() > 5
 
 
 def test_the_score_is_the_gradient_of_the_log_density(net, generator):
