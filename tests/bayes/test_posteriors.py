@@ -107,6 +107,39 @@ def test_the_posterior_sees_only_the_normal_data(case):
     torch.testing.assert_close(first.means, second.means, rtol=1e-8, atol=1e-9)
 
 
+def test_the_prior_is_a_filter_on_the_singular_vectors(generator):
+    operator = random_operator(5, 3, 3, generator)
+    left, values, right = torch.linalg.svd(operator, full_matrices=False)
+    variances = torch.tensor([4.0, 0.5, 0.01], dtype=torch.float64)
+    prior = GaussianMixture.gaussian(torch.zeros(3).double(), right.mT * variances @ right)
+    problem = LinearProblem(operator, 0.3)
+    y = torch.randn(6, 5, generator=generator, dtype=torch.float64)
+    belief = posterior(prior, problem, y)
+    kept = values**2 * variances / (values**2 * variances + 0.09)
+    torch.testing.assert_close(belief.mean @ right.mT, kept * (y @ left) / values)
+    covariance = (right @ belief.covariance @ right.mT).diagonal(dim1=-2, dim2=-1)
+    torch.testing.assert_close(covariance, ((1 - kept) * variances).expand(6, 3))
+    torch.testing.assert_close((1 - kept) * variances, kept * 0.09 / values**2)
+    assert (kept * 0.3 / values <= variances.sqrt() / 2).all()
+
+
+def test_the_posterior_depends_continuously_on_the_data(generator):
+    prior = random_mixture(1, 3, generator)
+    problem = LinearProblem(torch.tensor([[0.8], [-0.3]], dtype=torch.float64), 0.4)
+    x = torch.linspace(-12, 12, 20_001, dtype=torch.float64)[:, None]
+    step = torch.tensor([0.6, 0.8], dtype=torch.float64)
+    largest = 1 / (2 * torch.pi * 0.16)  # the likelihood's greatest value
+    distances = []
+    for y in problem.observe(prior.means, generator=generator):
+        slope = largest / (0.4 * torch.e**0.5) / data_density(prior, problem).log_prob(y).exp()
+        for size in (1.0, 0.1, 0.01):
+            before, after = (posterior(prior, problem, each) for each in (y, y + size * step))
+            difference = before.log_prob(x).exp() - after.log_prob(x).exp()
+            distances.append(torch.trapezoid(difference.abs(), x[:, 0]) / 2)
+            assert distances[-1] <= slope * size
+        assert distances[-1] < 0.15 * distances[-2]
+
+
 def test_without_information_the_posterior_is_the_prior(generator):
     prior = random_mixture(3, 2, generator)
     problem = LinearProblem(torch.zeros(2, 3, dtype=torch.float64), 0.1)
