@@ -1,27 +1,56 @@
-"""Run every chapter from top to bottom, store its outputs, note how long it took.
+"""Run every chapter from top to bottom, store its outputs, note what it took.
 
-Run by `make execute`. The table of run times, versions, seeds and threads goes to
-`_generated/reproducibility.md`, which the page on reproducibility shows.
+Run by `make execute`. The table of run times, memory, versions, seeds and threads
+goes to `_generated/reproducibility.md`, which the page on reproducibility shows.
 """
 
+import contextlib
 import os
 import platform
 import re
+import threading
 import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import nbformat
+import psutil
 from nbclient import NotebookClient
 
 BOOK = Path(__file__).parent
 PACKAGES = ["torch", "numpy", "scipy", "matplotlib", "pytorch-optimizer"]
 
 
-def run(path: Path) -> float:
-    """Execute a chapter in place; the seconds it took, with the kernel's start."""
+class Taken(NamedTuple):
+    """What a chapter took: seconds, with the kernel's start; its most memory."""
+
+    seconds: float
+    gigabytes: float
+
+
+class Memory(threading.Thread):
+    """Watches how much memory the processes started from here hold at most."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.most, self.done = 0, threading.Event()
+
+    def run(self) -> None:
+        """Look five times a second."""
+        while not self.done.wait(0.2):
+            held = 0
+            for process in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    held += process.memory_info().rss
+            self.most = max(self.most, held)
+
+
+def run(path: Path) -> Taken:
+    """Execute a chapter in place."""
     notebook = nbformat.read(path, as_version=4)
-    started = time.perf_counter()
+    memory, started = Memory(), time.perf_counter()
+    memory.start()
     NotebookClient(
         notebook,
         timeout=300,
@@ -31,11 +60,12 @@ def run(path: Path) -> float:
         resources={"metadata": {"path": str(BOOK)}},
     ).execute()
     seconds = time.perf_counter() - started
+    memory.done.set()
     for cell in notebook.cells:  # a live control is nothing without its kernel
         if "remove-output" in cell.metadata.get("tags", []):
             cell.outputs = []
     nbformat.write(notebook, path)
-    return seconds
+    return Taken(seconds, memory.most / 1e9)
 
 
 def settings(path: Path) -> str:
@@ -47,13 +77,18 @@ def settings(path: Path) -> str:
     return f"{', '.join(map(str, seeds))} | {threads}"
 
 
-def report(seconds: dict[Path, float]) -> str:
+def report(taken: dict[Path, Taken]) -> str:
     """Both tables, as Markdown."""
-    lines = ["| Chapter | Seconds | Seeds | Threads |", "|---|---|---|---|"]
+    lines = ["| Chapter | Seconds | Memory, GB | Seeds | Threads |"]
+    lines += ["|---|---|---|---|---|"]
     lines += [
-        f"| {{doc}}`/book/{path.stem}` | {taken:.0f} | {settings(path)} |"
-        for path, taken in seconds.items()
+        f"| {{doc}}`/book/{path.stem}` | {one.seconds:.0f} | {one.gigabytes:.1f} "
+        f"| {settings(path)} |"
+        for path, one in taken.items()
     ]
+    total = sum(one.seconds for one in taken.values())
+    most = max(one.gigabytes for one in taken.values())
+    lines += [f"| **All, one after the other** | {total:.0f} | {most:.1f} | | |"]
     lines += ["", "| Made with | |", "|---|---|"]
     lines += [f"| Python | {platform.python_version()} |"]
     lines += [f"| {name} | {version(name)} |" for name in PACKAGES]
@@ -65,8 +100,8 @@ def main() -> None:
     """Run all chapters and write the report."""
     os.environ["TQDM_DISABLE"] = "1"  # stored outputs hold no progress bars
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy's; a chapter sets torch's
-    seconds = {path: run(path) for path in sorted(BOOK.glob("*.ipynb"))}
-    (BOOK / "_generated" / "reproducibility.md").write_text(report(seconds))
+    taken = {path: run(path) for path in sorted(BOOK.glob("*.ipynb"))}
+    (BOOK / "_generated" / "reproducibility.md").write_text(report(taken))
 
 
 if __name__ == "__main__":

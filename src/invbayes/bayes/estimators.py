@@ -138,7 +138,7 @@ def ideal_forward_map(
 ) -> Tensor:
     r"""The map whose inverse is the MAP estimator, wherever it can be inverted,
 
-    .. math:: \varphi_{\mathrm{MAP}}(x) = A^*\!A\, x - \hat\delta^2 \nabla \log p_X(x).
+    .. math:: \varphi_*(x) = A^*\!A\, x - \hat\delta^2 \nabla \log p_X(x).
 
     Args:
         prior: a single mixture on :math:`\mathbb{R}^d`.
@@ -152,7 +152,7 @@ def ideal_forward_map(
     Raises:
         ValueError: for shapes or dtypes that do not fit, NaN in x, or a weight not above zero.
 
-    Source: the first-order condition of MAP; Theorem 2 of arXiv 2510.26704.
+    Source: the first-order condition of MAP.
 
     Example:
         >>> import torch

@@ -164,7 +164,7 @@ class LogDeterminant(_Regularized):
     Raises:
         ValueError: as `Approximation` does, and for a weight that is not above zero.
 
-    Source: Theorem 1 of arXiv 2510.26704; with a metric, chapter 5 of the book.
+    Source: our reconstruction of Theorem 1 of arXiv 2510.26704; the metric is ours.
 
     Example:
         >>> import torch
@@ -201,7 +201,7 @@ class Divergence(_Regularized):
     Raises:
         ValueError: as `Approximation` does, and for a weight that is not above zero.
 
-    Source: Theorem 2 of arXiv 2510.26704.
+    Source: our reconstruction of Theorem 2 of arXiv 2510.26704.
 
     Example:
         >>> import torch
