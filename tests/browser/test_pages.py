@@ -16,8 +16,10 @@ WORDS_FOR_FORMULAS = """() => document.querySelectorAll('mjx-container').forEach
 # thousand words of code, is given one of each.
 THIN_OUT = """() => {
     const seen = new Set();
-    for (const element of document.querySelectorAll('body *')) {
-        if (element.children.length || !element.checkVisibility()) continue;
+    // All are looked at before the first is removed: each removal asks for a new layout.
+    const leaves = [...document.querySelectorAll('body *')].filter(
+        element => !element.children.length && element.checkVisibility());
+    for (const element of leaves) {
         let key = '';
         for (let e = element; e != document.body; e = e.parentElement)
             key += `${e.tagName}.${e.getAttribute('class')} `;
