@@ -10,6 +10,7 @@ import torch
 from invbayes import NotConverged
 from invbayes.networks.contraction import fixed_point
 from invbayes.networks.dense import LipschitzDense
+from invbayes.networks.iresnet import InvertibleResNet
 
 BOUNDS = pytest.mark.parametrize("lipschitz", [0.5, 0.9, 0.97])
 METHODS = pytest.mark.parametrize("method", ["newton", "anderson", "plain"])
@@ -370,3 +371,34 @@ def test_points_without_a_cotangent_have_no_gradient(method, generator):
     (gradient,) = torch.autograd.grad(found[0].sum(), z)
     assert (gradient[0] != 0).all()
     assert torch.equal(gradient[1:], torch.zeros(2, 2).double())
+
+
+def test_a_lipschitz_and_strongly_monotone_map_is_one_block(generator):
+    """With c = M²/μ the residual has the constant √(1 − μ²/M²); a turn by 90° has none."""
+    turn = torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64)
+    least, largest = 0.5, 1.5 + 2.0
+
+    def phi(x):  # between 0.5 and 1.5 times x in each entry, and a turn that adds nothing to <., x>
+        return x + 0.5 * torch.sin(x) + 2.0 * x @ turn.mT
+
+    scale, lipschitz = largest**2 / least, (1 - least**2 / largest**2) ** 0.5
+    x, y = 3 * torch.randn(2, 2000, 2, generator=generator, dtype=torch.float64)
+    step, moved = x - y, phi(x) - phi(y)
+    assert ((moved * step).sum(1) >= least * step.square().sum(1)).all()
+    assert ((step - moved / scale).norm(dim=1) <= lipschitz * step.norm(dim=1)).all()
+    found = fixed_point(lambda p: p - phi(p) / scale, phi(x) / scale, lipschitz=lipschitz)
+    assert (found - x).norm(dim=1).max() <= 1e-6
+    for c in torch.logspace(-2, 2, 50, dtype=torch.float64):
+        assert torch.linalg.matrix_norm(torch.eye(2) - turn / c, 2) >= 1
+
+
+def test_a_network_is_monotone_and_never_mirrors(generator):
+    """One block moves points in the direction of their difference; determinants are positive."""
+    for blocks in (1, 3):
+        net = InvertibleResNet.dense(2, (8, 8), blocks, 0.97, scale=1.7, generator=generator)
+        net = net.double().requires_grad_(False)
+        x, y = torch.randn(2, 2000, 2, generator=generator, dtype=torch.float64)
+        assert (torch.linalg.det(net.jacobian(x)) > 0).all()
+        inner = ((net(x) - net(y)) * (x - y)).sum(1)
+        if blocks == 1:
+            assert (inner >= 1.7 * 0.03 * (x - y).square().sum(1) * (1 - 1e-6)).all()
