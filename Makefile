@@ -61,6 +61,7 @@ serve: book
 bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .bench normflows==1.7.3
 	PYTHONPATH=.bench $(BIN)/python tests/benchmarks/network.py
+	$(BIN)/python tests/benchmarks/training_costs.py
 	$(BIN)/python tests/benchmarks/trainings.py
 	$(BIN)/python -m tests.benchmarks.own_problem
 

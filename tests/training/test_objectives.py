@@ -214,6 +214,83 @@ def test_the_closed_forms_for_a_gaussian_prior_are_stationary(singular, sigma, n
             assert (curvature.max() < 1e-9) == stationary, (objective, scale, gradient)
 
 
+class AffineNet(nn.Module):
+    """The map x ↦ Cx + b."""
+
+    def __init__(self, matrix, shift):
+        super().__init__()
+        self.matrix, self.shift = matrix, shift
+
+    def with_log_abs_det(self, x):
+        log_det = self.matrix.det().abs().log()
+        return x @ self.matrix.mT + self.shift, log_det.expand(len(x))
+
+
+@pytest.mark.parametrize("metric", [None, "inverse", "posterior"])
+def test_the_loss_exceeds_the_least_by_a_relative_entropy(metric, generator):
+    """For affine maps of Gaussians, near the best map and far from it, symmetric or not."""
+    problem = LinearProblem(random_operator(3, 2, 2, generator), noise_std=0.4)
+    normal, strength = problem.normal_operator, 0.4**2
+    if metric == "posterior":
+        covariance, mean = METRIC, torch.tensor([0.5, -1.0], dtype=torch.float64)
+        weights = posterior_metric(problem, covariance)
+        best, shift = torch.linalg.inv(weights), -strength * torch.linalg.solve(METRIC, mean)
+    else:
+        covariance, mean = 0.49 * torch.eye(2, dtype=torch.float64), torch.zeros(2).double()
+        weights = None if metric is None else torch.linalg.inv(normal)
+        squares, axes = torch.linalg.eigh(normal)
+        values = gaussian_forward_eigenvalues(squares.sqrt(), 0.7, 0.4)
+        values = values.log_det if metric is None else values.log_det_metric
+        best, shift = axes @ torch.diag(values) @ axes.mT, torch.zeros(2).double()
+    raw = torch.randn(50, 2, generator=generator, dtype=torch.float64)
+    white = torch.linalg.qr(raw - raw.mean(0)).Q * 50**0.5  # mean 0 and covariance I, exactly
+    x = mean + white @ torch.linalg.cholesky(covariance).mT
+    objective = LogDeterminant(problem, metric=weights)
+
+    def output(matrix, shift):
+        law = matrix @ covariance @ matrix.mT
+        return torch.distributions.MultivariateNormal(matrix @ mean + shift, law)
+
+    least, gaps = objective(AffineNet(best, shift), x, x), []
+    for size in (0.01, 0.1, 1.0):
+        for _ in range(20):
+            noise = torch.randn(2, 3, generator=generator, dtype=torch.float64) * size
+            other = best + noise[:, :2], shift + noise[:, 2]
+            gap = objective(AffineNet(*other), x, x) - least
+            entropy = torch.distributions.kl_divergence(output(*other), output(best, shift))
+            assert gap >= strength * entropy - 1e-12
+            gaps.append((gap / (strength * entropy)).item())
+    assert min(gaps) < 3  # the bound is no empty one
+
+
+def test_what_the_measurement_does_not_see_changes_no_loss(generator):
+    """A swirl of the kernel, with the angle depending on the point, keeps the Gaussian prior."""
+    operator = torch.diag(torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64))
+    problem, prior = LinearProblem(operator, 0.3), torch.distributions.Normal(0.0, 1.0)
+    net = InvertibleResNet.dense(3, (8, 8), lipschitz=0.6, generator=generator).double()
+
+    def swirl(x):
+        angle = x[..., 0] + x[..., 1:].square().sum(-1)
+        turned = [
+            angle.cos() * x[..., 1] - angle.sin() * x[..., 2],
+            angle.sin() * x[..., 1] + angle.cos() * x[..., 2],
+        ]
+        return torch.stack([x[..., 0], *turned], -1)
+
+    class Swirled(nn.Module):
+        def with_log_abs_det(self, x):
+            return net(swirl(x)), jacobian_of(lambda p: net(swirl(p)), x).det().abs().log()
+
+    x = torch.randn(40, 3, generator=generator, dtype=torch.float64)
+    moved = swirl(x)
+    assert (moved - x).norm(dim=1).mean() > 0.5
+    torch.testing.assert_close(prior.log_prob(moved).sum(1), prior.log_prob(x).sum(1))
+    for metric in (None, torch.diag(torch.tensor([2.0, 1.0, 3.0], dtype=torch.float64))):
+        objective = LogDeterminant(problem, metric=metric)
+        torch.testing.assert_close(objective(Swirled(), x, x), objective(net, moved, moved))
+    assert not torch.allclose(net(swirl(x))[:, 1:], net(x)[:, 1:], atol=0.1)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
