@@ -246,6 +246,7 @@ def test_every_statement_leads_to_code_and_tests_that_exist():
     assert [entry["label"] for entry in listed] == numbered
     for path, text in equations.pages().items():
         assert path.read_text() == text, f"{path.name} is stale: run book/equations.py"
+    assert [entry["label"] for entry in listed if not entry.get("paper")] == []
     assert all(entry["tests"] for entry in listed)
     for test in {test for entry in listed for test in entry["tests"]}:
         path, name = test.split("::")

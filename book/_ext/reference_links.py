@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import json
 from collections import defaultdict
+from functools import cached_property
 from pathlib import Path
 
 import yaml
@@ -59,10 +60,16 @@ def statements() -> dict[str, list[str]]:
 class Links:
     """Adds the links to docstrings, while Sphinx reads them."""
 
-    def __init__(self) -> None:
-        self.labels = statements()
-        self.notebooks = notebooks()
-        self.names = {notebook: imported(notebook) for notebook in self.notebooks}
+    # Read when the first entry asks: a page built alone has no reference.
+    @cached_property
+    def labels(self) -> dict[str, list[str]]:
+        """For each name the labels of its statements."""
+        return statements()
+
+    @cached_property
+    def notebooks(self) -> dict[str, tuple[str, set[str]]]:
+        """For each notebook what to call it, and the names that it imports."""
+        return {name: (text, imported(name)) for name, text in notebooks().items()}
 
     def used(self, name: str) -> list[str]:
         """Links to the notebooks that import a function or class."""
@@ -71,8 +78,8 @@ class Links:
             f":doc:`{text} </book/{notebook}>`"
             if text
             else f":doc:`/book/{notebook}`"
-            for notebook, text in self.notebooks.items()
-            if short in self.names[notebook]
+            for notebook, (text, names) in self.notebooks.items()
+            if short in names
         ]
 
     def add(
