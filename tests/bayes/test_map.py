@@ -11,6 +11,7 @@ from scipy.stats import ncx2
 
 from invbayes import (
     GaussianMixture,
+    InvertibleResNet,
     LinearProblem,
     TiedModes,
     fixed_point,
@@ -225,3 +226,59 @@ def test_the_closest_rising_map_weights_the_areas_by_the_prior(torn):
     assert abs(area(torn, *jump, weighted=False)) < 1e-7
     assert area(torn, *jump, weighted=True) > 0.005
     assert flat > jump[0] + 0.04
+
+
+def test_on_a_convex_set_one_block_is_the_ideal_map_and_inverts_to_the_map_estimate(generator):
+    """The block is φ_* on a box, and beyond it continued from the nearest point of the box."""
+    prior, problem = two_blobs(), LinearProblem(torch.eye(2).double(), noise_std=0.1)
+    corner = torch.tensor([3.2, 2.7]).double()
+    points = (2 * torch.rand(20_000, 2, generator=generator).double() - 1) * corner
+    slopes = torch.linalg.eigvalsh(torch.eye(2).double() - 0.01 * prior.hessian(points))
+    least, most = 0.95 * slopes.min().item(), 1.05 * slopes.max().item()
+    assert least > 0
+    lipschitz = (most - least) / (most + least)
+    scale = least / (1 - lipschitz)
+
+    def f(x):
+        nearest = x.clamp(-corner, corner)
+        return nearest - ideal_forward_map(prior, problem, nearest) / scale
+
+    ahead, behind = (3 * torch.randn(2000, 2, generator=generator).double() for _ in range(2))
+    steps = (f(ahead) - f(behind)).norm(dim=1) / (ahead - behind).norm(dim=1)
+    assert steps.max() <= lipschitz
+    y = problem.observe(prior.sample(300, generator=generator), generator=generator)
+    estimate = map_estimate(prior, problem, y)
+    inside = (estimate.abs() <= corner).all(1)
+    assert inside.double().mean() > 0.99
+    x = y / scale
+    for _ in range(200):
+        x = y / scale + f(x)
+    torch.testing.assert_close(x[inside], estimate[inside], rtol=0, atol=1e-8)
+
+
+def test_the_closest_monotone_map_of_a_saddle_is_a_shear(generator):
+    """By minimising over linear monotone maps, and by the conditions for maps that bend."""
+    covariance = np.array([[1.0, -1.0], [-1.0, 2.0]])
+    saddle, shear = np.array([[1.0, -1.0], [-1.0, -2.0]]), np.array([[1.0, -1.0], [1.0, 0.0]])
+
+    def monotone(v):
+        root = np.array([[v[0], 0.0], [v[1], v[2]]])
+        return root @ root.T + v[3] * np.array([[0.0, -1.0], [1.0, 0.0]])
+
+    def distance(v):
+        gap = monotone(v) - saddle
+        return np.trace(gap @ covariance @ gap.T)
+
+    best = minimize(distance, [1.0, 0.3, 0.5, 0.0], tol=1e-14)
+    np.testing.assert_allclose(monotone(best.x), shear, atol=1e-3)
+
+    nodes, mass = np.polynomial.hermite_e.hermegauss(40)
+    unit = torch.from_numpy(np.stack(np.meshgrid(nodes, nodes), -1).reshape(-1, 2))
+    mass = torch.from_numpy(np.outer(mass, mass).reshape(-1) / (2 * np.pi))
+    x = unit @ torch.linalg.cholesky(torch.from_numpy(covariance)).T
+    gap = x @ torch.from_numpy(shear - saddle).T
+    assert abs(mass @ (gap * (x @ torch.from_numpy(shear).T)).sum(1)) < 1e-10
+    for _ in range(20):
+        block = InvertibleResNet.dense(2, (8, 8), 1, 0.95, generator=generator).double()
+        with torch.no_grad():
+            assert mass @ (gap * block(x)).sum(1) > 0

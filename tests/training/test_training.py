@@ -11,6 +11,7 @@ import torch
 from invbayes import (
     AdaptiveInertia,
     Approximation,
+    Block,
     Divergence,
     GaussianMixture,
     InvertibleResNet,
@@ -21,10 +22,16 @@ from invbayes import (
     fixed_samples,
     fresh_samples,
     gaussian_forward_eigenvalues,
+    ideal_forward_map,
+    map_estimate,
+    posterior,
+    posterior_mean,
     posterior_metric,
     quasi_samples,
     train,
 )
+from invbayes.examples import two_blobs
+from tests.conftest import assert_mean_close, jacobian_of
 
 SIGMA, NOISE = 0.7, 0.4
 PRIOR = GaussianMixture.gaussian(
@@ -431,3 +438,126 @@ def test_the_checkpoint_of_another_training_is_refused(tmp_path):
         go(make(), Approximation(PROBLEM), callback=stop, checkpoint=path)
     with pytest.raises(ValueError, match="checkpoint must be of this training, with steps"):
         go(make(), Approximation(PROBLEM), steps=11, checkpoint=path)
+
+
+def test_with_a_kernel_the_approximation_loss_leaves_the_unseen_part_open():
+    """φ(x) = (x₁, t (x₂ - g(x₁))): every g is as good as t is small; best is E[x₂ | x₁]."""
+    generator = torch.Generator().manual_seed(2)
+    problem = LinearProblem(torch.tensor([[1.0, 0.0]]).double(), noise_std=1e-4)
+    prior = two_blobs()
+    x = prior.sample(20_000, generator=generator)
+    unseen = {
+        "mean": lambda first: posterior_mean(prior, problem, first)[:, 1:],
+        "zero": torch.zeros_like,
+        "sine": torch.sin,
+    }
+    losses = {}
+    for name, g in unseen.items():
+        for t in (1e-1, 1e-3):
+
+            def net(x, g=g, t=t):
+                return torch.cat([x[:, :1], t * (x[:, 1:] - g(x[:, :1]))], 1)
+
+            y = problem.apply(x[:50])
+            z = problem.normal_data(y)
+            torch.testing.assert_close(net(torch.cat([y, g(y)], 1)), z)
+            losses[name, t] = Approximation(problem)(net, x, x).item()
+        assert losses[name, 1e-3] == pytest.approx(1e-4 * losses[name, 1e-1])
+        assert losses[name, 1e-3] < 1e-6
+    variance = posterior(prior, problem, x[:, :1]).covariance[:, 1, 1].mean().item()
+    assert losses["mean", 1e-1] == pytest.approx(0.01 * variance / 2, rel=0.03)
+    assert losses["mean", 1e-1] < 0.9 * min(losses["zero", 1e-1], losses["sine", 1e-1])
+
+
+class Same(Block):
+    """Id − L Id has the slope 1 − L, the smallest of all blocks."""
+
+    shape = (2,)
+
+    def forward(self, x):
+        return 1.0 * x
+
+    def lipschitz_bound(self):
+        return 1.0
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_a_small_forward_error_keeps_the_inverse_close_to_map(blocks):
+    """At every datum, by the slope 1/(c (1 − L)^B); on average by the gap of the loss."""
+    generator = torch.Generator().manual_seed(1)
+    net = InvertibleResNet.dense(2, (8, 8), blocks, 0.6, scale=1.1, generator=generator).double()
+    prior, steepest = two_blobs(), 1 / (1.1 * 0.4**blocks)
+    problem = LinearProblem(torch.diag(torch.tensor([1.0, 0.125]).double()), 0.2)
+    x = prior.sample(500, generator=generator)
+    y = problem.observe(x, generator=generator)
+    with torch.no_grad():
+        estimate = map_estimate(prior, problem, y)
+        error = (net.inverse(problem.normal_data(y), 1e-9) - estimate).norm(dim=1)
+        forward = (net(estimate) - ideal_forward_map(prior, problem, estimate)).norm(dim=1)
+        assert (error <= steepest * forward + 1e-8).all()
+        ideal = ideal_forward_map(prior, problem, x)
+        back = (net.inverse(ideal, 1e-9) - x).square().sum(1).mean()
+        assert back <= steepest**2 * (net(x) - ideal).square().sum(1).mean()
+    flattest = InvertibleResNet([Same() for _ in range(blocks)], lipschitz=0.6, scale=1.1).double()
+    with torch.no_grad():
+        error = flattest.inverse(problem.normal_data(y), 1e-12) - estimate
+        forward = flattest(estimate) - ideal_forward_map(prior, problem, estimate)
+    torch.testing.assert_close(error.norm(dim=1), steepest * forward.norm(dim=1))
+
+
+def test_map_estimates_for_a_gaussian_prior_gather_where_the_prior_is_dense():
+    """Their density is at most ∏ √(1 + δ²/(a² σ²)) times the prior's, at the centre."""
+    generator = torch.Generator().manual_seed(2)
+    y = PROBLEM.observe(PRIOR.sample(40_000, generator=generator), generator=generator)
+    shrink = 1 + (NOISE / (torch.tensor([1.0, 0.5]).double() * SIGMA)) ** 2
+    assert_mean_close(map_estimate(PRIOR, PROBLEM, y).square(), SIGMA**2 / shrink)
+    ratio = PRIOR.log_prob(torch.zeros(2).double()) + shrink.log().sum() / 2
+    narrow = GaussianMixture.gaussian(torch.zeros(2).double(), torch.diag(SIGMA**2 / shrink))
+    torch.testing.assert_close(narrow.log_prob(torch.zeros(2).double()), ratio)
+
+
+@pytest.mark.parametrize("k", [1, 10, 1000])
+def test_on_a_data_set_the_divergence_loss_has_no_lower_bound(k, generator):
+    """Monotone maps within n/k of A*A, whose loss falls like −δ² d k."""
+    x = torch.randn(5, 3, generator=generator, dtype=torch.float64)
+    problem = LinearProblem(torch.randn(2, 3, generator=generator, dtype=torch.float64), 0.3)
+
+    class Steep(torch.nn.Module):
+        def forward(self, points):
+            away = points[:, None] - x
+            long = (away.square().sum(-1, keepdim=True) + 1 / k**4).sqrt()
+            return points @ problem.normal_operator + (away / long).sum(1) / k
+
+        def with_divergence(self, points):
+            return self(points), jacobian_of(self, points).diagonal(dim1=1, dim2=2).sum(1)
+
+    steep, points = Steep(), 2 * torch.randn(2, 300, 3, generator=generator).double()
+    apart = steep(points[0]) - points[0] @ problem.normal_operator
+    assert apart.norm(dim=1).max() <= 5 / k
+    assert ((steep(points[0]) - steep(points[1])) * (points[0] - points[1])).sum(1).min() > 0
+    loss = Divergence(problem)(steep, x, x)
+    assert loss < (5 / k) ** 2 / 2 - 0.09 * (problem.normal_operator.trace() + 3 * k)
+
+
+def test_with_jitter_a_data_set_has_the_ideal_map_of_its_blurred_samples(generator):
+    """Losses differ as the distances to it; and the divergence needs no derivative."""
+    data = torch.randn(6, 2, generator=generator, dtype=torch.float64)
+    blurred = GaussianMixture(
+        torch.ones(6).double() / 6, data, 0.25 * torch.eye(2).double().expand(6, 2, 2)
+    )
+    one, other = make(lipschitz=0.9), make(lipschitz=0.4, scale=2.0)
+    i = torch.randint(6, (40_000,), generator=generator)
+    noise = torch.randn(40_000, 2, generator=generator, dtype=torch.float64)
+    x = data[i] + 0.5 * noise
+    target = ideal_forward_map(blurred, PROBLEM, x)
+    assert blurred.score(x).square().sum(1).mean() <= 2 / 0.25
+
+    def above(net):
+        value, divergence = net.with_divergence(x)
+        loss = (value - x @ PROBLEM.normal_operator).square().sum(1) / 2 - NOISE**2 * divergence
+        return loss - (value - target).square().sum(1) / 2
+
+    with torch.no_grad():
+        assert_mean_close(above(one) - above(other), torch.zeros(()))
+        gap = one.divergence(x) - (noise * one(x)).sum(1) / 0.5
+        assert_mean_close(gap, torch.zeros(()))
