@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from hypothesis import given
+from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
 from invbayes import (
@@ -63,6 +64,37 @@ def test_in_the_normal_data_the_jacobian_is_symmetric_and_positive_definite(case
     covariance = posterior(prior, problem, y).covariance
     torch.testing.assert_close(jacobian, covariance / problem.noise_std**2, rtol=1e-7, atol=1e-7)
     assert (torch.linalg.eigvalsh((jacobian + jacobian.mT) / 2) > 0).all()
+
+
+@given(cases(), st.booleans())
+def test_the_posterior_mean_is_the_gradient_of_the_log_partition_function(case, off_the_range):
+    """Ψ in closed form, for every A. A z off the range of A* tilts the prior's own means."""
+    prior, problem, y = case
+    variance = problem.noise_std**2
+    tilt = torch.zeros(prior.dim, dtype=y.dtype)
+    if off_the_range:
+        kernel = torch.eye(prior.dim).to(y) - torch.linalg.pinv(problem.matrix) @ problem.matrix
+        tilt = kernel @ torch.linspace(-1, 1, prior.dim, dtype=y.dtype) * variance
+    precisions = torch.linalg.inv(prior.covariances)
+    sums = precisions + problem.normal_operator / variance
+
+    def log_partition(z):
+        pull = (precisions @ prior.means[..., None]).squeeze(-1) + z / variance
+        found = torch.linalg.solve(sums, pull)
+        own = torch.einsum("ki,kij,kj->k", prior.means, precisions, prior.means)
+        squares = (pull * found).sum(-1) - own - torch.logdet(prior.covariances @ sums)
+        return variance * torch.logsumexp(prior.weights.log() + squares / 2, 0)
+
+    shift = tilt / variance
+    moved = torch.einsum("kij,j->ki", prior.covariances, shift)
+    weights = (prior.weights.log() + (prior.means + moved / 2) @ shift).softmax(0)
+    belief = posterior(GaussianMixture(weights, prior.means + moved, prior.covariances), problem, y)
+    for i, z in enumerate(problem.normal_data(y) + tilt):
+        gradient = torch.autograd.functional.jacobian(log_partition, z)
+        hessian = torch.autograd.functional.hessian(log_partition, z)
+        torch.testing.assert_close(gradient, belief.mean[i], rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(hessian * variance, belief.covariance[i], rtol=1e-6, atol=1e-6)
+        assert (torch.linalg.eigvalsh(hessian) > 0).all()
 
 
 @given(cases())

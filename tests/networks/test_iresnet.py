@@ -6,6 +6,7 @@ import pytest
 import torch
 from scipy.optimize import minimize_scalar
 
+from invbayes.networks.blocks import Block
 from invbayes.networks.contraction import fixed_point
 from invbayes.networks.iresnet import InvertibleResNet
 from tests.conftest import jacobian_of
@@ -109,6 +110,33 @@ def test_a_block_holds_every_map_with_symmetric_jacobians_of_its_ratio(ratio, ge
         with_jacobian=with_jacobian,
     )
     assert (found - x).norm(dim=1).max() <= 1e-8
+
+
+class Identity(Block):
+    shape = (2,)
+
+    def forward(self, x):
+        return x
+
+    def lipschitz_bound(self):
+        return 1.0
+
+
+@pytest.mark.parametrize("linear", [True, False])
+def test_the_inverse_misses_least_squares_by_the_forward_error_there(linear, generator):
+    """|φ⁻¹(A*y) - A⁺y| ≤ |φ(x̂) - A*A x̂| / (c (1 - L)) at x̂ = A⁺y; attained by φ = c (1 - L) Id."""
+    operator = torch.randn(4, 2, generator=generator, dtype=torch.float64)
+    y = torch.randn(50, 4, generator=generator, dtype=torch.float64)
+    found = y @ torch.linalg.pinv(operator).mT
+    net = make(scale=0.7, lipschitz=0.8)
+    if linear:
+        net = InvertibleResNet(Identity(), lipschitz=0.8, scale=0.7).double()
+    with torch.no_grad():
+        missed = (net.inverse(y @ operator, tol=1e-10) - found).norm(dim=1)
+        forward = (net(found) - found @ operator.mT @ operator).norm(dim=1)
+    bound = forward / (0.7 * (1 - 0.8))
+    assert (missed <= bound * (1 + 1e-8)).all()
+    assert not linear or torch.allclose(missed, bound)
 
 
 def test_the_reach_of_a_block_is_the_least_norm_over_all_scales(generator):
