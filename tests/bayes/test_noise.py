@@ -196,9 +196,13 @@ def test_bad_covariances_are_named(covariance, message):
         LinearProblem(torch.ones(3, 2), noise_covariance=covariance)
 
 
-@pytest.mark.parametrize("options", [{}, {"noise_std": 1.0, "noise_covariance": torch.eye(3)}])
-def test_noise_is_given_once(options):
-    with pytest.raises(ValueError, match="either noise_std or noise_covariance must be given"):
+@pytest.mark.parametrize(
+    ("options", "came"),
+    [({}, "neither"), ({"noise_std": 1.0, "noise_covariance": torch.eye(3)}, "both")],
+)
+def test_noise_is_given_once(options, came):
+    message = f"one of noise_std and noise_covariance must be given, got {came}"
+    with pytest.raises(ValueError, match=message):
         LinearProblem(torch.ones(3, 2), **options)
 
 

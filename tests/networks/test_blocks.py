@@ -222,10 +222,13 @@ def test_a_bound_that_training_breaks_is_refused(generator):
 
 def test_a_false_bound_carries_the_point_reached(generator):
     class Liar(Smoothing):
+        factor = 1.0
+
         def forward(self, x):
-            return -1.5 * x
+            return -self.factor * x
 
     net = InvertibleResNet([Liar(), Smoothing()], lipschitz=0.9)
+    net.blocks[0].factor = 1.5  # a lie that cannot be seen when the network is made
     z = torch.randn(2, 1, 3, 3, generator=generator)
     with torch.no_grad(), pytest.raises(NotConverged, match="missed the tolerance") as caught:
         net.inverse(z, 1e-3, method="plain")
@@ -243,3 +246,42 @@ def test_no_points_are_no_failure(make, generator):
     assert net.inverse(none).shape == net(none).shape == none.shape
     assert net.divergence(none).shape == (0,)
     assert net.estimate_log_abs_det(none, terms=2, generator=generator).value.shape == (0,)
+
+
+class Declared(Block):
+    """A map that says of itself what it likes."""
+
+    shape = (2,)
+
+    def __init__(self, f):
+        super().__init__()
+        self.f = f
+
+    def forward(self, x):
+        return self.f(x)
+
+    def lipschitz_bound(self):
+        return 1.0
+
+
+@pytest.mark.parametrize("f", [lambda x: 1.02 * x, lambda x: (5 * x).sin(), lambda x: -3 * x])
+def test_a_bound_that_two_points_disprove_is_refused(f):
+    with pytest.raises(
+        ValueError, match="blocks must have a true Lipschitz bound; Declared says 1"
+    ):
+        InvertibleResNet(Declared(f))
+
+
+@pytest.mark.parametrize("f", [lambda x: x.flip(-1), torch.sin, lambda x: -x])
+def test_a_bound_that_is_attained_is_accepted(f):
+    assert InvertibleResNet(Declared(f)).lipschitz_bound() <= 0.99
+
+
+def test_a_block_without_a_shape_is_named():
+    class Shapeless(Declared):
+        shape = None
+
+    with pytest.raises(
+        ValueError, match="blocks must have a shape, a tuple, got none of Shapeless"
+    ):
+        InvertibleResNet(Shapeless(torch.sin))

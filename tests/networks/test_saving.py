@@ -55,6 +55,8 @@ def test_own_blocks_are_named_when_they_are_read(tmp_path, generator):
     assert torch.equal(again(x), net(x))
     with pytest.raises(ValueError, match=r"blocks must hold the classes .*\['Convolutions'\]"):
         load_network(tmp_path / "net.pt")
+    with pytest.raises(ValueError, match="blocks must hold classes, got an instance of Conv"):
+        load_network(tmp_path / "net.pt", blocks=[Convolutions()])
 
 
 def test_a_block_that_could_not_be_built_again_is_not_written(tmp_path):

@@ -256,6 +256,12 @@ def test_bad_options_are_named(options, message):
         train(make(), Approximation(PROBLEM), fresh_samples(PRIOR, PROBLEM), **options)
 
 
+@pytest.mark.parametrize("made", [lambda n, _: torch.zeros(n, 2), lambda *_: (1, 2, 3)])
+def test_samples_that_are_no_pair_are_named(made):
+    with pytest.raises(ValueError, match=r"sampler must give a pair, x and z, got (Tensor|tuple)"):
+        go(make(), Approximation(PROBLEM), sampler=made)
+
+
 def test_samples_with_nan_are_named():
     def bad(n, _):
         return torch.full((n, 2), torch.nan).double(), torch.zeros(n, 2).double()

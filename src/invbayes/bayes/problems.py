@@ -77,7 +77,8 @@ class LinearProblem:
                 raise ValueError("shape, adjoint and dtype are for a function as operator only")
             self._operator = matrix_operator(operator)
         if (noise_std is None) == (noise_covariance is None):
-            raise ValueError("either noise_std or noise_covariance must be given, not both")
+            which = "neither" if noise_std is None else "both"
+            raise ValueError(f"one of noise_std and noise_covariance must be given, got {which}")
         if noise_covariance is None:
             self._noise = white_noise(noise_std, self.like)
         else:

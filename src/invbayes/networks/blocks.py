@@ -120,11 +120,33 @@ def check_blocks(blocks: Block | Iterable[Block]) -> list[Block]:
     if not found:
         raise ValueError("blocks must name at least one block, got none")
     for block in found:
+        name = type(block).__name__
         if not isinstance(block, Block):
-            raise ValueError(f"blocks must be instances of Block, got {type(block).__name__}")
+            raise ValueError(f"blocks must be instances of Block, got {name}")
+        if not isinstance(getattr(block, "shape", None), tuple):
+            raise ValueError(f"blocks must have a shape, a tuple, got none of {name}")
         if block.shape != found[0].shape:
             raise ValueError(f"blocks must share one shape, got {found[0].shape} and {block.shape}")
         bound = block.lipschitz_bound()
         if not bound <= 1 + 1e-5:
             raise ValueError(f"blocks must have a Lipschitz bound of at most 1, got {bound:.6g}")
+        _check_stretch(block)
     return found
+
+
+@torch.no_grad()
+def _check_stretch(block: Block) -> None:
+    """Raise if some pair of points proves a bound wrong; that none does proves nothing."""
+    like = next(block.parameters(), torch.zeros(()))
+    generator = torch.Generator().manual_seed(0)
+    shape = (8 if size is None else size for size in block.shape)
+    x, direction = torch.randn(2, 16, *shape, generator=generator).to(like)
+    for length in (1e-2, 1.0):
+        step = length * direction
+        moved = (block(x + step) - block(x)).flatten(1).norm(dim=1)
+        stretch = (moved / step.flatten(1).norm(dim=1)).max().item()
+        if stretch > 1.01:
+            raise ValueError(
+                f"blocks must have a true Lipschitz bound; {type(block).__name__} says "
+                f"{block.lipschitz_bound():.3g} but moves two points {stretch:.3g} times as far apart"
+            )

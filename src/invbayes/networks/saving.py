@@ -80,6 +80,9 @@ def load_network(
         FileNotFoundError: [Errno 2] No such file or directory: 'no such file.pt'
     """
     content = _read(path, device)
+    for cls in blocks:
+        if not isinstance(cls, type):
+            raise ValueError(f"blocks must hold classes, got an instance of {type(cls).__name__}")
     known = {cls.__name__: cls for cls in (LipschitzDense, *blocks)}
     unknown = {part["block"] for part in content["blocks"]} - known.keys()
     if unknown:

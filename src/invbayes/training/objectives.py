@@ -30,7 +30,8 @@ class Reconstruction:
 
     Args:
         tol: the largest error of the inverse, in the units of x; well below the expected error
-            of the reconstruction, since the search starts from the truth.
+            of the reconstruction, since the search starts from the truth. Several blocks in single
+            precision cannot reach 1e-3; the error says what they can.
 
     Call:
         ``objective(net, x, z)`` for samples x and *noisy* normal data z, both ``(n, *shape)``,

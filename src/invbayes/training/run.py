@@ -58,7 +58,7 @@ class Run:
         """One step of the optimiser."""
         self.before = self._randomness()
         self.stepper.zero_grad()
-        x, z = self.sampler(self.batch, self.generator)
+        x, z = _pair(self.sampler(self.batch, self.generator))
         loss = self.objective(self.net, x, z)
         _check_loss(loss)
         loss.backward()
@@ -165,6 +165,12 @@ def _step_size(step: int, steps: int, warm: int) -> float:
     if step < warm:
         return (step + 1) / (warm + 1)
     return (1 + math.cos(math.pi * (step - warm) / (steps - warm))) / 2
+
+
+def _pair(samples: object) -> tuple[Tensor, Tensor]:
+    if not isinstance(samples, (tuple, list)) or len(samples) != 2:
+        raise ValueError(f"sampler must give a pair, x and z, got {type(samples).__name__}")
+    return samples[0], samples[1]
 
 
 def _check_loss(loss: Tensor) -> None:
