@@ -19,6 +19,7 @@ def scaled_by_batch(x):
         (torch.relu, "operator must be linear, and adjoint its adjoint: <A x, y> = "),
         (lambda x: x + 1, "operator must be linear"),
         (lambda x: x * x.abs(), "operator must be linear"),
+        (lambda x: x.clamp(-50, 50), r"operator must be linear: A\(1024 x\) is not 1024 A x"),
         (lambda x: (2 * x).detach(), r"operator must be linear.* <x, A\* y> = 0 for random"),
         (lambda x: x.cumsum(0), "operator must be linear"),
         (lambda x: x - x.mean(0), "operator must map each point of a batch by itself"),

@@ -90,6 +90,20 @@ def test_options_reach_the_training_and_the_network():
     assert len(record.losses) == 5
 
 
+def test_options_that_would_do_nothing_are_refused(generator):
+    """An unknown name, and a jitter that no sampler would use."""
+    x, run = torch.zeros(5, 2).double(), {"generator": generator, "steps": 1}
+    with pytest.raises(ValueError, match=r"options \['epochs'\] are unknown; .* batch, .*blocks,"):
+        fit(Reconstruction(), x, PROBLEM, epochs=3, **run)
+    with pytest.raises(ValueError, match=r"jitter is for your own samples .* came with a prior"):
+        fit(Reconstruction(), PRIOR, PROBLEM, jitter=0.1, **run)
+    own = fresh_noise(x, PROBLEM)
+    with pytest.raises(ValueError, match=r"jitter is for .* came with a sampler of its own"):
+        fit(Reconstruction(), x, PROBLEM, sampler=own, jitter=0.1, **run)
+    with pytest.raises(ValueError, match="jitter must"):
+        fit(Reconstruction(), x, PROBLEM, jitter=-0.1, **run)
+
+
 def test_samples_stand_for_a_prior(generator):
     """A data set with fresh noise; the network takes its dtype."""
     x = 0.7 * torch.randn(300, 2, generator=generator)

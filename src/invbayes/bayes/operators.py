@@ -13,6 +13,7 @@ from torch import Tensor
 from invbayes._checks import check_callable, check_count, check_float_tensor, check_matrix
 
 Map = Callable[[Tensor], Tensor]
+FAR = 1024  # how much further a function is tried; a power of two, so that it adds no rounding
 
 
 class Operator(ABC):
@@ -143,6 +144,7 @@ def function_operator(
         check_callable("adjoint", adjoint)
         back = _tried("adjoint", adjoint, y)
     _check_one_by_one(image, _tried("operator", function, x[:1]))
+    _check_homogeneous(image, _tried("operator", function, FAR * x))
     _check_adjoint(x, image, y, back)
     return found
 
@@ -182,6 +184,13 @@ def _check_one_by_one(image: Tensor, single: Tensor) -> None:
     slack = 1e3 * torch.finfo(image.dtype).eps * image[:1].norm()
     if single.shape != image[:1].shape or (single - image[:1]).norm() > slack:
         raise ValueError("operator must map each point of a batch by itself, whatever the others")
+
+
+def _check_homogeneous(image: Tensor, far: Tensor) -> None:
+    """Raise unless A(c x) = c A x: a clamp, say, is linear for small points only."""
+    slack = 1e3 * torch.finfo(image.dtype).eps * image.norm()
+    if (far / FAR - image).norm() > slack:
+        raise ValueError(f"operator must be linear: A({FAR} x) is not {FAR} A x for a random x")
 
 
 def _check_adjoint(x: Tensor, image: Tensor, y: Tensor, back: Tensor) -> None:

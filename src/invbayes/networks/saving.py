@@ -71,13 +71,26 @@ def load_network(
 
     Raises:
         ValueError: if the file holds something else, comes from a newer version, or names a block
-            that is not among the classes; see `save_network` for an example.
+            that is not among the classes.
         FileNotFoundError: if there is no such file.
 
     Example:
-        >>> load_network("no such file.pt")
-        Traceback (most recent call last):
-        FileNotFoundError: [Errno 2] No such file or directory: 'no such file.pt'
+        >>> import tempfile
+        >>> class Tent(Block):
+        ...     shape = (None,)
+        ...
+        ...     def forward(self, x):
+        ...         return x.abs()
+        ...
+        ...     def lipschitz_bound(self):
+        ...         return 1.0
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_network(InvertibleResNet(Tent()), f"{folder}/net.pt")
+        ...     net = load_network(f"{folder}/net.pt", blocks=[Tent])
+        >>> net.blocks
+        ModuleList(
+          (0): Tent()
+        )
     """
     content = _read(path, device)
     for cls in blocks:

@@ -9,17 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invbayes._checks import check_instance, check_points
+from invbayes._checks import check_instance, check_not_negative, check_points
 from invbayes.bayes.mixtures import GaussianMixture
 from invbayes.bayes.posteriors import check_fit
 from invbayes.bayes.problems import LinearProblem
 from invbayes.errors import RangeWarning
+from invbayes.networks.dense import LipschitzDense
 from invbayes.networks.iresnet import InvertibleResNet
 from invbayes.training.objectives import Approximation, Objective
 from invbayes.training.samplers import Sampler, fresh_noise, quasi_samples
 from invbayes.training.training import TrainingRecord, train
 
 TRAINING_OPTIONS = {*inspect.signature(train).parameters} - {"net", "objective", "sampler"}
+NETWORK_OPTIONS = {*inspect.signature(InvertibleResNet.dense).parameters}
+NETWORK_OPTIONS |= {*inspect.signature(LipschitzDense).parameters}
+NETWORK_OPTIONS -= {"dim", "generator", "options"}
 LARGEST = 1024  # unknowns, up to which eigenvalues are computed for a warning
 
 
@@ -46,14 +50,14 @@ def fit(
         net: a network of your own; by default a dense one for points that are vectors.
         sampler: as in `train`; by default evenly spread samples of a prior, `quasi_samples`, or
             your samples with fresh noise, `fresh_noise`.
-        jitter: as in `fresh_noise`.
+        jitter: as in `fresh_noise`, which it is for.
         **options: passed to `train`, such as ``steps`` and ``batch``, or to
             `InvertibleResNet.dense`, such as ``lipschitz``.
 
     Raises:
-        ValueError: if the objective belongs to another problem, options of a dense network come
-            with ``net``, points that are no vectors come without, and as `InvertibleResNet`, the
-            samplers and `train` do.
+        ValueError: if the objective belongs to another problem, an option is unknown, those of a
+            dense network come with ``net``, points that are no vectors come without, jitter comes
+            with a sampler or a prior, and as `InvertibleResNet`, the samplers and `train` do.
         TrainingDiverged: as `train` does.
 
     Warns:
@@ -74,6 +78,8 @@ def fit(
     if getattr(objective, "problem", problem) is not problem:
         raise ValueError("problem must be the objective's own problem, got another one")
     _check_source(source, problem)
+    _check_jitter(jitter, source, sampler)
+    _check_names(options)
     training = {name: options.pop(name) for name in TRAINING_OPTIONS & options.keys()}
     net = _network(net, problem, generator, options)
     if sampler is None and isinstance(source, GaussianMixture):
@@ -92,6 +98,23 @@ def _check_source(source: GaussianMixture | Tensor, problem: LinearProblem) -> N
         check_fit(source, problem)
     else:
         check_points("source", source, problem.shape, like=problem.like)
+
+
+def _check_jitter(jitter: float, source: GaussianMixture | Tensor, sampler: Sampler | None) -> None:
+    check_not_negative("jitter", jitter)
+    if jitter and (sampler is not None or isinstance(source, GaussianMixture)):
+        came = "a prior" if sampler is None else "a sampler of its own"
+        raise ValueError(f"jitter is for your own samples with fresh noise, but came with {came}")
+
+
+def _check_names(options: dict[str, Any]) -> None:
+    unknown = sorted(options.keys() - TRAINING_OPTIONS - NETWORK_OPTIONS)
+    if unknown:
+        known = ", ".join(sorted(TRAINING_OPTIONS)), ", ".join(sorted(NETWORK_OPTIONS))
+        raise ValueError(
+            f"options {unknown} are unknown; those of a training are {known[0]}, those of a new "
+            f"network {known[1]}"
+        )
 
 
 def _network(
