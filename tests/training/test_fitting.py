@@ -171,8 +171,9 @@ def test_slopes_beyond_the_bound_are_told_with_their_numbers(lipschitz, blocks, 
     message = (
         rf"slopes from {least} to 1, .*lipschitz={lipschitz:g} and {blocks} .*ratio of {holds:.4g}"
     )
-    with pytest.warns(RangeWarning, match=message):
+    with pytest.warns(RangeWarning, match=message) as told:
         run(Approximation(outside), UNIT, outside, **options)
+    assert told[0].filename == __file__  # at the line that called fit
 
 
 @pytest.mark.parametrize("objective", [Divergence, LogDeterminant, lambda _: Reconstruction()])
@@ -199,6 +200,10 @@ def test_a_data_set_without_a_density_is_told(generator):
     with pytest.warns(RunawayWarning, match="hardly vary in some direction .* jitter"):
         fit(Divergence(flat), constant, flat, generator=generator, steps=1, batch=400)
     fit(Divergence(flat), constant, flat, generator=generator, steps=1, batch=400, jitter=0.1)
+    net, sampler = InvertibleResNet.dense(3).double(), fresh_noise(constant, flat)
+    with pytest.warns(RunawayWarning) as told:
+        train(net, Divergence(flat), sampler, generator=generator, steps=1)
+    assert told[0].filename == __file__
 
 
 @pytest.mark.parametrize("operator", [1.0, 3.0])

@@ -163,7 +163,7 @@ def _warn_of_range(
             f"of {most:.4g} at most; raise lipschitz or blocks, or drop directions that the operator "
             "or the samples hardly have",
             RangeWarning,
-            stacklevel=3,
+            stacklevel=4,  # the caller of fit; no_grad is a level, too
         )
 
 

@@ -140,7 +140,7 @@ class Run:
         message = watch(self.net, x)
         if message:
             self.warned = True
-            warnings.warn(message, RunawayWarning, stacklevel=4)
+            warnings.warn(message, RunawayWarning, stacklevel=5)  # the caller of train
 
 
 def _made(optimizer: MakeOptimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
