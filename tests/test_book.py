@@ -49,6 +49,7 @@ FLOORS = [
     "networks.saving",
     "networks.pushforward",
     "training.metrics",
+    "training.heat_step",
     "training.runaway",
     "training.objectives",
     "training.samplers",

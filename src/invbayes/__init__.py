@@ -41,6 +41,7 @@ from invbayes.networks.stochastic import (
 )
 from invbayes.progress import progress_bar
 from invbayes.training.fitting import fit
+from invbayes.training.heat_step import HeatStep
 from invbayes.training.metrics import posterior_metric
 from invbayes.training.objectives import (
     Approximation,
@@ -66,6 +67,7 @@ __all__ = [
     "GaussianMixture",
     "HalfAbs",
     "HalfLinear",
+    "HeatStep",
     "Inertia",
     "InvertibleResNet",
     "Iterate",
