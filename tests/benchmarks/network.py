@@ -214,7 +214,7 @@ def main() -> None:
         "**A training step** (1024 points, width 32, single precision), as a multiple of a plain "
         "forward and backward pass:",
         "",
-        "| step | ratio | at most (our aim) |",
+        "| step | ratio | at most (required) |",
         "|---|---|---|",
         *derivatives(),
         "",
