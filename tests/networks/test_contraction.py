@@ -234,6 +234,17 @@ def test_bad_input_is_named(options, message):
 
 
 @METHODS
+@pytest.mark.parametrize("shape", [(2,), (5, 2), (2, 3, 2)])
+def test_a_start_may_have_any_leading_shape(method, shape):
+    matrix, z = rotation(0.5), torch.ones(shape).double()
+    options = {"lipschitz": 0.5, "method": method}
+    found = solve(linear(matrix), z, start=2 * z, **options)
+    assert (found - solve(linear(matrix), z, **options)).abs().max() < 1e-5
+    with pytest.raises(ValueError, match=r"start must have shape \(\*, 2\), got \(.*3,?\)"):
+        solve(linear(matrix), z, start=torch.ones(*shape[:-1], 3).double(), **options)
+
+
+@METHODS
 @pytest.mark.parametrize(
     ("size", "lipschitz"), [(1e-3, 0.5), (1.0, 0.5), (1e4, 0.9), (1e4, 0.99), (1.0, 0.99)]
 )

@@ -434,6 +434,31 @@ def test_the_state_is_written_every_minute(tmp_path, monkeypatch):
     assert torch.equal(record.losses, expected.losses)
 
 
+def test_a_step_half_made_is_not_written(tmp_path, monkeypatch):
+    """An interruption in the middle of a step leaves the file of the step before."""
+    path = tmp_path / "run.pt"
+    monkeypatch.setattr("invbayes.training.training.SAVE_EVERY", 0.0)
+
+    class Breaking(torch.optim.SGD):
+        def step(self, closure=None):
+            super().step(closure)
+            if len(losses) == 4:
+                written.append(path.read_bytes())
+                raise KeyboardInterrupt
+
+    losses, written = [], []
+    with pytest.raises(KeyboardInterrupt):
+        go(
+            make(),
+            Approximation(PROBLEM),
+            optimizer=lambda parameters: Breaking(parameters, lr=0.1),
+            callback=lambda _, loss, net: losses.append(loss),
+            checkpoint=path,
+        )
+    assert written == [path.read_bytes()]
+    assert torch.load(path)["losses"] == losses
+
+
 def test_the_checkpoint_of_another_training_is_refused(tmp_path):
     path = tmp_path / "run.pt"
 
