@@ -159,3 +159,10 @@ def test_bad_responsibilities_are_named(responsibilities, message):
 def test_a_single_mixture_cannot_be_indexed():
     with pytest.raises(ValueError, match="index needs a batch"):
         GaussianMixture(**ONE)[0]
+
+
+def test_a_batch_may_be_empty():
+    weights, means = torch.ones(0, 1), torch.zeros(0, 1, 2)
+    empty = GaussianMixture(weights, means, torch.eye(2).expand(0, 1, 2, 2))
+    assert empty.mean.shape == (0, 2)
+    assert empty.covariance.shape == (0, 2, 2)
