@@ -84,6 +84,26 @@ def test_on_the_line_it_obeys_the_equation():
     torch.testing.assert_close(x - best(x), 0.09 * score, rtol=0, atol=2e-4)
 
 
+@pytest.mark.parametrize("metric", [None, METRIC])
+def test_a_single_unseen_number_is_answered_by_its_median(metric, generator):
+    """A nearly unseen coordinate; the output's unseen part is Gaussian and independent."""
+    prior, problem = two_blobs(), LinearProblem(torch.diag(torch.tensor([0.03, 1.0]).double()), 0.3)
+    best = HeatStep(problem, prior, metric=metric)
+    data = torch.stack([torch.zeros(9), torch.linspace(-1.2, 1.2, 9)], -1).double()
+    answers, axis = best.inverse(data), torch.linspace(-5, 5, 2001).double()
+    given = answers[:, 1:].expand(-1, len(axis))
+    share = prior.log_prob(torch.stack([axis.expand_as(given), given], -1)).softmax(1)
+    medians = axis[(share.cumsum(1) < 0.5).sum(1)]
+    torch.testing.assert_close(answers[:, 0], medians, rtol=0, atol=0.01)
+    assert (answers[:, 0] - share @ axis).abs().max() > 0.3
+    inverse = torch.linalg.inv(torch.eye(2).double() if metric is None else metric)
+    image = best(prior.sample(20_000, generator=generator))
+    n = image[:, 0] / inverse[0, 0]  # z = z' + M⁻¹n
+    seen = image[:, 1] - inverse[1, 0] * n
+    assert abs(n.std() * inverse[0, 0].sqrt() / 0.3 - 1) < 0.02
+    assert abs(torch.stack([n, seen]).corrcoef()[0, 1]) < 0.03
+
+
 class BestMap:
     """A best map where a loss expects a network, moved by a push."""
 
