@@ -77,6 +77,13 @@ def test_the_slider_starts_where_asked_and_its_label_is_text():
     assert 'oninput="' in html
 
 
+def test_the_pictures_of_a_slider_are_photographs_if_so_named():
+    """The stylesheet inverts pictures in the dark theme, but not those of the class photo."""
+    for photo in (False, True):
+        html = slider(lambda _: plt.figure(), [1, 2], label="n", alt=str, photo=photo).data
+        assert html.count(" class=photo") == 2 * photo
+
+
 def test_in_jupyterlab_the_arrow_keys_are_the_sliders_and_the_hint_is_for_the_untrusted():
     """Lab asks the element with the focus; it strips attributes without a value if in doubt."""
     html = slider(lambda _: plt.figure(), [0.1, 0.5], label="δ", alt=str).data

@@ -122,6 +122,7 @@ def slider(
     label: str,
     alt: Callable[[float], str],
     start: int = 0,
+    photo: bool = False,
 ) -> HTML:
     """A slider over pictures that are drawn beforehand, so that it moves without a kernel.
 
@@ -131,6 +132,8 @@ def slider(
         label: what the slider changes, such as ``"noise level δ"``.
         alt: the text for a reader who cannot see the picture, for one value.
         start: the position of the picture that is shown first.
+        photo: whether the pictures keep their light and dark in the book's dark theme, as
+            photographs must.
 
     Raises:
         ValueError: without values, or if ``start`` is not a position in them.
@@ -146,7 +149,7 @@ def slider(
         )
     pictures = "".join(
         f'<img src="{_as_data_url(draw(value))}" alt="{escape(alt(value))}"'
-        f"{' hidden=hidden' * (i != start)}>"
+        f"{' class=photo' * photo}{' hidden=hidden' * (i != start)}>"
         for i, value in enumerate(values)
     )
     names = escape(",".join(f"{value:g}" for value in values))

@@ -73,6 +73,19 @@ def test_every_problem_is_fitted_as_its_whitened_matrix(problem):
     assert one[0].residual == pytest.approx(other[0].residual)
 
 
+@EVERY_PROBLEM
+def test_the_kernel_of_the_data_is_the_derivative_times_its_transpose(problem):
+    """By automatic differentiation; and it is how gradient flow moves the residual."""
+    net = DeepPrior(6, 8, input_dim=2, generator=seeded(0))
+    misfit = DataMisfit(net, problem, torch.ones(problem.data_shape).double())
+    weight, root = net.weight.detach(), problem.white_matrix
+    slope = root @ torch.autograd.functional.jacobian(net.output, weight).flatten(1)
+    torch.testing.assert_close(misfit.kernel(), slope @ slope.mT)
+    residual = misfit.residual(weight).flatten()
+    moved = slope @ -misfit.gradient(weight).flatten()
+    torch.testing.assert_close(moved, -misfit.kernel() @ residual)
+
+
 @EVERY_KIND
 def test_the_misfit_is_mapped_and_compiled(options):
     net = DeepPrior(6, 8, generator=seeded(0), **options)

@@ -167,7 +167,8 @@ def test_the_error_in_a_subspace_is_bounded_and_the_bound_is_attained(generator)
         distance = (truth - basis @ (basis.mT @ truth)).norm()
         residual = ((x @ operator.mT - y) @ u).norm(dim=-1)
         norm = torch.linalg.matrix_norm(operator, 2)
-        bound = distance + (norm * distance + noise.norm() + residual) / values[-1]
+        seen = (noise @ u).norm()  # what the noise has in AT
+        bound = distance + (norm * distance + seen + residual) / values[-1]
         return bound - (x - truth).norm(dim=-1)
 
     x = net.output(weights).detach()

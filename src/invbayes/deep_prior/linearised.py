@@ -35,7 +35,7 @@ def mode_roots(eigenvalues: Tensor, *, damping: float, hessian_damping: float = 
         ValueError: for eigenvalues that are not above zero, in half precision, or for a damping
             that is negative or overflows.
 
-    Source: the linearisation of (ISEHD), arXiv 2506.02986.
+    Source: the linearisation of the inertial system of arXiv 2506.02986.
 
     Example:
         >>> import torch

@@ -45,7 +45,7 @@ class DeepPrior(nn.Module):
             odd width with ``zero_start``, a dtype that is not real; by `output` and `pull_back` for
             a W or a direction of another shape or dtype. NaN in them gives NaN.
 
-    Source: arXiv 2506.02986, Section 2; D, the zero start and the scale of V are ours.
+    Source: two-layer deep priors as in arXiv 2303.11265; D, the zero start and the scale of V are ours.
 
     Example:
         >>> import torch

@@ -33,7 +33,7 @@ class DataMisfit:
     R is the root of the noise's covariance, and the identity where the noise is white.
 
     Args:
-        net: the deep prior; its own W is not used.
+        net: the deep prior; its own W is used by `kernel` only.
         problem: the operator and the noise.
         y: one observation, of the problem's ``data_shape``.
 
@@ -54,6 +54,8 @@ class DataMisfit:
         >>> value, gradient = loss.with_gradient(net.weight.detach())
         >>> torch.equal(gradient, loss.gradient(net.weight.detach()))
         True
+        >>> loss.kernel().shape
+        torch.Size([3, 3])
     """
 
     def __init__(self, net: DeepPrior, problem: LinearProblem, y: Tensor) -> None:
@@ -89,12 +91,26 @@ class DataMisfit:
         direction = problem._operator.adjoint(white.reshape(-1, *problem.data_shape))
         return residual.square().sum(-1) / 2, self.net.pull_back(weight, direction.reshape(x.shape))
 
+    def kernel(self) -> Tensor:
+        r"""The kernel of the data at the network's own W, shape ``(m, m)``,
+
+        .. math:: K = \partial_W r\, (\partial_W r)^* = R^{-1} A M A^* R^{-*},
+
+        where M is `DeepPrior.kernel`. It says how the residual moves: by :math:`\dot r = -K r` in
+        gradient flow.
+        """
+        half = self.problem._noise.whiten(self._image(self.net.kernel()))
+        return self.problem._noise.whiten(self._image(half.mT))
+
     def _residual(self, x: Tensor) -> Tensor:
-        """R⁻¹ (A x − y), flattened. `LinearProblem.apply` refuses NaN, which a loss passes on."""
-        problem = self.problem
-        image = problem._operator.apply(x.reshape(-1, *problem.shape))
-        white = problem._noise.whiten(image.reshape(-1, problem.data_dim) - self.y.flatten())
-        return white.reshape(*x.shape[:-1], problem.data_dim)
+        """R⁻¹ (A x − y), flattened."""
+        white = self.problem._noise.whiten(self._image(x) - self.y.flatten())
+        return white.reshape(*x.shape[:-1], self.problem.data_dim)
+
+    def _image(self, x: Tensor) -> Tensor:
+        """A x, a row each. `LinearProblem.apply` refuses NaN, which a loss passes on."""
+        image = self.problem._operator.apply(x.reshape(-1, *self.problem.shape))
+        return image.reshape(-1, self.problem.data_dim)
 
 
 class Iterate(NamedTuple):

@@ -40,7 +40,7 @@ class Inertia(Optimizer):
     Raises:
         ValueError: for arguments outside these ranges.
 
-    Source: (ISEHD-Disc), arXiv 2506.02986.
+    Source: the system is that of arXiv 2506.02986; steps of this kind: arXiv 1907.10536, 2407.12518.
 
     Example:
         >>> import torch
