@@ -452,7 +452,7 @@ def test_a_step_half_made_is_not_written(tmp_path, monkeypatch):
             make(),
             Approximation(PROBLEM),
             optimizer=lambda parameters: Breaking(parameters, lr=0.1),
-            callback=lambda _, loss, net: losses.append(loss),
+            callback=lambda _, loss, *__: losses.append(loss),
             checkpoint=path,
         )
     assert written == [path.read_bytes()]
