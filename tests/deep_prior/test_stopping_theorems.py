@@ -19,7 +19,7 @@ from invbayes import (
     iterates,
     mode_roots,
 )
-from tests.conftest import assert_mean_close, random_operator
+from tests.conftest import random_operator
 
 SIGNAL, NOISE = 0.7, 0.3  # s and δ
 
@@ -142,27 +142,6 @@ def test_the_ball_follows_gradient_flow_at_the_root_of_its_time():
     left, expected = left_by_ball(creeping, damping, time), torch.exp(-creeping * time / damping)
     torch.testing.assert_close(left, expected, rtol=0.01, atol=0)
     assert left_by_ball(swinging, damping, time).abs() < 2 * math.exp(-damping * time / 2)
-
-
-@pytest.mark.parametrize(("rows", "columns"), [(6, 3), (9, 5)])
-def test_random_measurements_err_as_predicted(rows, columns, generator):
-    noise_std, missed = 0.3, torch.tensor([0.5, 0.2]).double()
-    operator = torch.randn(20_000, rows, columns + 2, generator=generator).double()
-    noise = noise_std * torch.randn(20_000, rows, generator=generator).double()
-    apart = operator[..., columns:] @ missed + noise  # the codes in T do not count
-    found = torch.linalg.lstsq(operator[..., :columns], apart[..., None]).solution[..., 0]
-    size = missed.square().sum()
-    predicted = size + (size + noise_std**2) * columns / (rows - columns - 1)
-    assert_mean_close((found.square().sum(1) + size)[:, None], predicted[None])
-
-
-def test_the_inverse_of_a_gram_matrix_holds_distances(generator):
-    """The step of the proof that makes the mean infinite for as many columns as rows less one."""
-    columns = torch.randn(7, 4, generator=generator).double()
-    basis = torch.linalg.qr(columns[:, 1:]).Q
-    distance = (columns[:, 0] - basis @ (basis.mT @ columns[:, 0])).norm()
-    inverse = torch.linalg.inv(columns.mT @ columns)
-    assert inverse[0, 0].item() == pytest.approx(distance.item() ** -2, rel=1e-10)
 
 
 @pytest.mark.parametrize(
