@@ -13,14 +13,16 @@ from invbayes import (
     Block,
     InvertibleResNet,
     LinearProblem,
+    gaussian_forward_eigenvalues,
     ideal_forward_map,
+    normal_data_density,
     posterior,
     posterior_covariance,
     posterior_variance,
     variance_bounds,
 )
 from invbayes.examples import two_blobs
-from tests.conftest import random_mixture, random_operator
+from tests.conftest import cases, random_mixture, random_operator
 from tests.own_blocks import Affine, Convolutions, exact_network
 
 
@@ -82,6 +84,28 @@ def test_a_network_of_the_ideal_map_gives_laplaces_covariance():
     laplace = torch.linalg.inv(problem.normal_operator / 0.01 - prior.hessian(x))
     found = 0.01 * torch.linalg.inv(torch.stack(columns, -1))
     torch.testing.assert_close(found, laplace, rtol=1e-6, atol=1e-9)
+
+
+@given(cases(injective=True))
+def test_the_covariance_is_tweedies_formula_one_derivative_further(case):
+    """A*A Cov(x | z) = δ²(I + δ² A*A ∇²log p_Z): for every mixture."""
+    prior, problem, y = case
+    normal, strength = problem.normal_operator, problem.noise_std**2
+    curvature = normal_data_density(prior, problem).hessian(problem.normal_data(y))
+    expected = strength * (torch.eye(prior.dim).double() + strength * normal @ curvature)
+    found = normal @ posterior(prior, problem, y).covariance
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
+
+
+@given(st.floats(0.05, 3), st.floats(0.05, 3), st.floats(0.05, 3))
+def test_bars_of_the_log_determinant_are_too_wide_or_too_narrow(singular, sigma, noise_std):
+    """The log-determinant equation, differentiated, on the line; the sign of the bar's error."""
+    values = gaussian_forward_eigenvalues(torch.tensor([singular]).double(), sigma, noise_std)
+    b, slope, strength = values.log_det.item(), values.posterior.item(), noise_std**2
+    curvature = -1 / (b * sigma) ** 2  # of log q
+    assert singular**2 * strength / b == pytest.approx(strength * (1 + strength * curvature))
+    if abs(slope - 1) > 1e-9:
+        assert (strength / b > strength / slope) == (slope > 1)
 
 
 def test_symmetrising_never_moves_it_away_from_a_covariance(net, generator):

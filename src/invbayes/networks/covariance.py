@@ -120,7 +120,7 @@ def posterior_variance(
         ValueError: as `posterior_covariance` does, but for every network whose blocks do not
             guarantee positive variances: see `variance_bounds`.
 
-    Source: Hutchinson 1990 for the trace, Bekas, Kokiopoulou and Saad 2007 for the diagonal.
+    Source: Hutchinson 1990, entry by entry.
 
     Example:
         >>> import torch
