@@ -160,10 +160,11 @@ def test_points_of_any_shape_need_no_jacobian(generator, monkeypatch):
     assert found.variance_error.max() > 0
 
 
-@pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_the_bounds_are_attained(sign):
-    """By f = ±L Id, the flattest and the steepest block."""
-    net = InvertibleResNet(Affine(sign * torch.eye(2).double()), lipschitz=0.6, scale=2.0).double()
+@pytest.mark.parametrize(("sign", "blocks"), [(1.0, 1), (-1.0, 1), (1.0, 2)])
+def test_the_bounds_are_attained(sign, blocks):
+    """By f = ±L Id, the flattest and the steepest block; the upper one by several flat ones."""
+    made = [Affine(sign * torch.eye(2).double()) for _ in range(blocks)]
+    net = InvertibleResNet(made, lipschitz=0.6, scale=2.0).double()
     problem = LinearProblem(torch.eye(2).double(), 0.5)
     bars = posterior_covariance(net, problem, torch.ones(1, 2).double())
     low, high = variance_bounds(net, problem)
