@@ -57,12 +57,13 @@ serve: book
 	$(BIN)/python -m http.server 8000 --bind 127.0.0.1 --directory $(HTML)
 
 # The peer is installed for the benchmark alone, beside the environment and not into it. The
-# trainings take about forty minutes on two cores.
+# trainings take about forty minutes on two cores, the error bars an hour on one.
 bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .bench normflows==1.7.3
 	PYTHONPATH=.bench $(BIN)/python tests/benchmarks/network.py
 	$(BIN)/python tests/benchmarks/training_costs.py
 	$(BIN)/python tests/benchmarks/trainings.py
+	$(BIN)/python tests/benchmarks/error_bars.py
 	$(BIN)/python -m tests.benchmarks.own_problem
 
 clean:

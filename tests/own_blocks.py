@@ -7,7 +7,7 @@ from deel import torchlip
 from torch import nn
 from torch.nn.functional import conv2d
 
-from invbayes import Block
+from invbayes import Block, InvertibleResNet
 
 
 class Convolutions(Block):
@@ -77,3 +77,32 @@ class Smoothing(Block):
     def forward(self, x):
         padded = nn.functional.pad(x, (2, 2, 2, 2), mode="circular")
         return nn.functional.avg_pool2d(padded, 5, stride=1)
+
+
+class Affine(Block):
+    """A matrix of norm at most one and a shift, fixed."""
+
+    def __init__(self, matrix, shift=None):
+        super().__init__()
+        shift = torch.zeros_like(matrix[0]) if shift is None else shift
+        self.matrix, self.shift = (nn.Parameter(p, requires_grad=False) for p in (matrix, shift))
+        self.shape = (len(matrix),)
+
+    def lipschitz_bound(self):
+        return torch.linalg.matrix_norm(self.matrix, 2).item()
+
+    def forward(self, x):
+        return x @ self.matrix.mT + self.shift
+
+
+def exact_network(prior, problem):
+    """φ with φ⁻¹ = x_PM for one Gaussian: φ(x) = (A*A + δ²Σ⁻¹) x − δ²Σ⁻¹m, as c (Id − L g)."""
+    pull = problem.noise_std**2 * torch.linalg.inv(prior.covariance)
+    slope = problem.normal_operator + pull
+    values = torch.linalg.eigvalsh(slope)
+    scale = (values[0] + values[-1]) / 2
+    lipschitz = (1 + (values[-1] / scale - 1).item()) / 2
+    matrix = (torch.eye(prior.dim).to(slope) - slope / scale) / lipschitz
+    shift = pull @ prior.mean / scale / lipschitz
+    block = Affine(matrix, shift)
+    return InvertibleResNet(block, lipschitz=lipschitz, scale=scale.item()).to(slope)

@@ -29,10 +29,19 @@ from invbayes.errors import NotConverged, RangeWarning, RunawayWarning, TiedMode
 from invbayes.networks.activations import Elu, HalfAbs, HalfLinear, Tanh
 from invbayes.networks.blocks import Block
 from invbayes.networks.contraction import fixed_point
+from invbayes.networks.covariance import (
+    ErrorBars,
+    EstimatedVariance,
+    posterior_covariance,
+    posterior_variance,
+    variance_bounds,
+)
 from invbayes.networks.dense import LipschitzDense, unit_spectral_norm
+from invbayes.networks.evidence import line_integral, log_evidence
 from invbayes.networks.iresnet import InvertibleResNet
 from invbayes.networks.pushforward import pushforward_log_prob, pushforward_score
 from invbayes.networks.saving import load_network, save_network
+from invbayes.networks.stein import unbiased_risk
 from invbayes.networks.stochastic import (
     Estimate,
     hutchinson_divergence,
@@ -52,6 +61,7 @@ from invbayes.training.objectives import (
 from invbayes.training.report import Measured, Report, report
 from invbayes.training.samplers import fixed_samples, fresh_noise, fresh_samples, quasi_samples
 from invbayes.training.training import TrainingRecord, train
+from invbayes.training.without_truth import UnbiasedRisk
 
 __all__ = [
     "AdaptiveInertia",
@@ -61,7 +71,9 @@ __all__ = [
     "DeepPrior",
     "Divergence",
     "Elu",
+    "ErrorBars",
     "Estimate",
+    "EstimatedVariance",
     "Expansion",
     "ForwardEigenvalues",
     "GaussianMixture",
@@ -85,6 +97,7 @@ __all__ = [
     "TrainingDiverged",
     "TrainingRecord",
     "Trajectory",
+    "UnbiasedRisk",
     "amplification",
     "data_density",
     "decay_rate",
@@ -103,18 +116,22 @@ __all__ = [
     "inertial_flow",
     "iterates",
     "largest_step",
+    "line_integral",
     "linear_estimate",
     "linearised_gradient_flow",
     "linearised_inertia",
     "load_network",
     "log_det_series",
+    "log_evidence",
     "map_estimate",
     "mode_roots",
     "normal_data_density",
     "optimal_damping",
     "posterior",
+    "posterior_covariance",
     "posterior_mean",
     "posterior_metric",
+    "posterior_variance",
     "progress_bar",
     "pushforward_log_prob",
     "pushforward_score",
@@ -123,5 +140,7 @@ __all__ = [
     "save_network",
     "train",
     "truncation_bound",
+    "unbiased_risk",
     "unit_spectral_norm",
+    "variance_bounds",
 ]

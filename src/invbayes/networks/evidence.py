@@ -1,0 +1,99 @@
+"""The density of the data, up to a constant, from a network trained for the posterior mean."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from invbayes._checks import check_count, check_instance, check_points
+from invbayes.bayes.problems import LinearProblem
+from invbayes.networks.covariance import check_bars
+from invbayes.networks.iresnet import InvertibleResNet
+
+
+def line_integral(net: InvertibleResNet, start: Tensor, end: Tensor, *, nodes: int = 24) -> Tensor:
+    r"""The integral of φ along a segment, by Gauss's rule,
+
+    .. math:: \int_0^1 \langle \varphi(x_0 + t\,(x_1 - x_0)),\, x_1 - x_0 \rangle\, \mathrm{d}t .
+
+    If φ is a gradient it is the difference of the potential; else it depends on the path.
+
+    Args:
+        net: φ.
+        start, end: x₀ and x₁, shapes ``(*, *shape)`` that broadcast.
+        nodes: of the rule.
+
+    Returns:
+        Values, shape ``(*,)``.
+
+    Raises:
+        ValueError: for points that do not fit, or no node.
+
+    Example:
+        >>> import torch
+        >>> net = InvertibleResNet.dense(1)
+        >>> there = line_integral(net, torch.zeros(1), torch.ones(3, 1))
+        >>> bool((there > 0).all()), there.shape  # φ rises
+        (True, torch.Size([3]))
+    """
+    check_instance("net", net, InvertibleResNet)
+    check_count("nodes", nodes)
+    check_points("start", start, net.shape, like=net.log_scale)
+    check_points("end", end, net.shape, like=net.log_scale)
+    rule = np.polynomial.legendre.leggauss(nodes)
+    places, weights = (torch.from_numpy(numbers).to(end) / 2 for numbers in rule)
+    step = end - start
+    total = sum(w * net(start + (t + 0.5) * step) for t, w in zip(places, weights, strict=True))
+    return (total * step).flatten(step.ndim - len(net.shape)).sum(-1)
+
+
+@torch.no_grad()
+def log_evidence(
+    net: InvertibleResNet,
+    problem: LinearProblem,
+    y: Tensor,
+    *,
+    origin: Tensor,
+    nodes: int = 24,
+    tol: float | None = None,
+) -> Tensor:
+    r"""The logarithm of the density of the data, up to a constant that is the same for all y,
+
+    .. math:: \log p_Y(y) = \frac{1}{\delta^2} \Big( \langle z, \hat x \rangle - \tfrac12 \|y\|^2
+        - \int_0^1 \langle \varphi(x_0 + t\,(\hat x - x_0)),\, \hat x - x_0 \rangle\, \mathrm{d}t \Big) + \text{const},
+
+    with :math:`\hat x = \varphi^{-1}(z)`, if :math:`\varphi^{-1}` is the posterior mean.
+
+    Args:
+        net: φ, trained for the posterior mean, as by `Reconstruction`.
+        problem: the measurement; its operator must be injective.
+        y: data, shape ``(*, *data_shape)``.
+        origin: x₀, shape ``(*shape)``: any point amid the samples. The constant depends on it.
+        nodes: as in `line_integral`.
+        tol: of the inverse, as in `InvertibleResNet.inverse`.
+
+    Returns:
+        Values, shape ``(*,)``. Their differences are log-ratios of densities.
+
+    Raises:
+        ValueError: for points that do not fit, or an operator with a kernel.
+        NotConverged: as `InvertibleResNet.inverse` does.
+
+    Source: chapter 8 of the book.
+
+    Example:
+        >>> import torch
+        >>> net, problem = InvertibleResNet.dense(2), LinearProblem(torch.eye(2), noise_std=0.1)
+        >>> log_evidence(net, problem, torch.ones(5, 2), origin=torch.zeros(2)).shape
+        torch.Size([5])
+    """
+    check_instance("problem", problem, LinearProblem)
+    check_points("y", y, problem.data_shape, like=problem.like)
+    z = problem.normal_data(y)
+    check_bars(net, problem, z)
+    found = net.inverse(z, tol)
+    tilt = (z * found).flatten(z.ndim - len(problem.shape)).sum(-1)
+    size = problem.whiten(y).square().flatten(y.ndim - len(problem.data_shape)).sum(-1)
+    work = line_integral(net, origin, found, nodes=nodes)
+    return (tilt - size / 2 - work) / problem.noise_std**2
