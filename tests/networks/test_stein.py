@@ -103,6 +103,20 @@ def test_points_of_any_shape(generator):
     assert_mean_close(unbiased_risk(net, problem, many, probes=1, generator=generator), exact)
 
 
+@pytest.mark.parametrize("probes", [None, 2])
+def test_no_graph_is_kept_and_none_is_needed(generator, probes):
+    problem, net = LinearProblem(random_operator(3, 2, 2, generator), 0.5), network(2, generator)
+    z = problem.normal_data(torch.randn(5, 3, generator=generator, dtype=torch.float64))
+
+    def risk(at):
+        return unbiased_risk(net, problem, at, probes=probes, generator=generator.manual_seed(1))
+
+    with torch.inference_mode():
+        found = risk(z + 0)
+    torch.testing.assert_close(found, risk(z))
+    assert not risk(z).requires_grad
+
+
 def test_wrong_arguments_are_named(generator):
     net, z = network(2, generator), torch.zeros(4, 2).double()
     problem = LinearProblem(random_operator(3, 2, 2, generator), 0.3)

@@ -23,7 +23,6 @@ class Seen(NamedTuple):
     @classmethod
     def of(cls, problem: LinearProblem) -> Seen:
         """Of the whitened operator, values that are rounding apart."""
-        check_instance("problem", problem, LinearProblem)
         _, values, directions = torch.linalg.svd(problem.white_matrix, full_matrices=False)
         rank = int((values > rounding_of(values, problem)).sum())
         return cls(directions[:rank], values[:rank].square())
@@ -92,12 +91,13 @@ def unbiased_risk(
         torch.Size([5])
     """
     check_instance("net", net, InvertibleResNet)
-    seen = Seen.of(problem)
+    check_instance("problem", problem, LinearProblem)
     check_points("z", z, problem.shape, like=problem.like)
     lead = z.shape[: z.ndim - len(problem.shape)]
-    rows = z.detach().reshape(lead.numel(), *problem.shape)
-    misfit, trace = risk_terms(net, seen, rows, tol, probes, generator)
-    risk = misfit + problem.noise_std**2 * (2 * trace - seen.naive)
+    with torch.inference_mode(False), torch.no_grad():
+        seen, rows = Seen.of(problem), z.detach().clone().reshape(lead.numel(), *problem.shape)
+        misfit, trace = risk_terms(net, seen, rows, tol, probes, generator)
+        risk = misfit + problem.noise_std**2 * (2 * trace - seen.naive)
     return risk.detach().reshape(lead)
 
 
