@@ -1,7 +1,7 @@
 """What the guarantees of the invertible network cost: run by `make bench`.
 
 One thread. Every figure is a ratio of times measured in this run, or an error measured against a
-solution known beforehand. Writes the table that chapter 3 includes.
+solution known beforehand. Writes the table that the page on reproducibility includes.
 """
 
 from __future__ import annotations
