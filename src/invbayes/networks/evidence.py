@@ -33,8 +33,8 @@ def line_integral(net: InvertibleResNet, start: Tensor, end: Tensor, *, nodes: i
     Example:
         >>> import torch
         >>> net = InvertibleResNet.dense(1)
-        >>> there = line_integral(net, torch.zeros(1), torch.ones(3, 1))
-        >>> bool((there > 0).all()), there.shape  # φ rises
+        >>> gained = line_integral(net, torch.zeros(1), torch.ones(3, 1))
+        >>> bool((gained > net(torch.zeros(1, 1)).item()).all()), gained.shape  # φ rises
         (True, torch.Size([3]))
     """
     check_instance("net", net, InvertibleResNet)
