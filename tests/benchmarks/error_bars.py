@@ -23,7 +23,7 @@ PAGE = Path(__file__).parents[2] / "book" / "_generated" / "error_bars.md"
 OPERATORS = {"I": (1.0, 1.0), "diag(1, ½)": (1.0, 0.5), "diag(1, ⅛)": (1.0, 0.125)}
 NOISE = (0.1, 0.2, 0.5)
 PRIORS = {"two blobs": two_blobs, "three blobs": three_blobs}
-STEPS = {"b": 1200, "without truth": 800, "c": 600, "cW": 600, "d": 1500}
+STEPS = {"b": 800, "without truth": 800, "c": 600, "cW": 600, "d": 1500}
 CHOSEN = [("I", 0.2), ("I", 0.5), ("diag(1, ½)", 0.2), ("diag(1, ⅛)", 0.2)]  # for c and cW
 TESTS, LEVELS = 20_000, (0.5, 0.9, 0.95)
 
@@ -127,7 +127,7 @@ def covers(entries: list[dict], key: str = "cover") -> str:
 
 def percent(value: float) -> str:
     """With two figures."""
-    return f"{100 * value:.2g} %"
+    return f"{float(f'{100 * value:.2g}'):g} %"
 
 
 def off_exact(entries: list[dict]) -> str:
