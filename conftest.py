@@ -12,7 +12,11 @@ os.environ["OMP_WAIT_POLICY"] = "passive"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the chapters on two threads: what they print was stored from one."""
+    """Chapters first, and on two threads: what they print was stored from one.
+
+    They take longest; begun last, one would run alone while the other worker waits.
+    """
+    items.sort(key=lambda item: not isinstance(item, IPyNbCell))
     for item in items:
         if isinstance(item, IPyNbCell):
             one, two = "set_num_threads(1)", "set_num_threads(2)"

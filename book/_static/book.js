@@ -18,3 +18,18 @@ document.documentElement.dataset.mode ||= "auto";
     settings.theme = onScreen;
   });
 }
+
+// A table wider than its column scrolls; the keyboard can reach it only if it takes the focus.
+addEventListener("load", () => {
+  const watch = new ResizeObserver((changes) => {
+    for (const { target } of changes) {
+      const box = target.closest(".pst-scrollable-table-container");
+      if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+      else box.removeAttribute("tabindex");
+    }
+  });
+  for (const table of document.querySelectorAll(".pst-scrollable-table-container > table")) {
+    watch.observe(table);
+    watch.observe(table.parentElement);
+  }
+});

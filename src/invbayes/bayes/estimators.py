@@ -90,8 +90,9 @@ def linear_estimate(samples: Tensor, problem: LinearProblem, y: Tensor) -> Tenso
     gains = torch.where(gains > rounding_of(gains, problem), gains, 0)
     lead = y.shape[: y.ndim - len(problem.data_shape)]
     residual = problem.whiten(y - problem.apply(mean)).reshape(*lead, problem.data_dim)
-    shares = (residual @ left.mT * filter_factors(gains, problem.noise_std)) @ right.mT
-    return mean + (shares @ centred.reshape(len(samples), -1)).reshape((*lead, *problem.shape))
+    shares = residual @ left.mT * filter_factors(gains, problem.noise_std)
+    directions = right.mT @ centred.reshape(len(samples), -1)  # never of size data × samples
+    return mean + (shares @ directions).reshape((*lead, *problem.shape))
 
 
 def map_estimate(
