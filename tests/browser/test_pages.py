@@ -62,8 +62,8 @@ SLIDER = """box => ({
 
 # The page has its desktop's size again (a phone's formulas scroll), and the theme has seen it.
 DESKTOP_SETTLED = """() => !matchMedia('(max-width: 600px)').matches
-    && [...document.querySelectorAll('pre')].every(
-        pre => pre.scrollWidth <= pre.clientWidth || pre.tabIndex == 0)"""
+    && [...document.querySelectorAll('pre, .pst-scrollable-table-container')].every(
+        box => box.scrollWidth <= box.clientWidth || box.tabIndex == 0)"""
 
 # Punctuation that has been left behind by its formula, at the start of the next line.
 LEFT_BEHIND = """() => [...document.querySelectorAll('span.math')].filter(formula => {
