@@ -8,6 +8,7 @@ standard output. A file, if one is named, keeps the results, so that an interrup
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from itertools import product
@@ -126,8 +127,8 @@ def covers(entries: list[dict], key: str = "cover") -> str:
 
 
 def percent(value: float) -> str:
-    """With two figures."""
-    return f"{float(f'{100 * value:.2g}'):g} %"
+    """With two figures; a dash for none."""
+    return "–" if math.isnan(value) else f"{float(f'{100 * value:.2g}'):g} %"
 
 
 def off_exact(entries: list[dict]) -> str:
@@ -150,8 +151,9 @@ BLIND = {key: MEAN[key] for key in ("error", "rms", "evidence")}
 LEGEND = """*error*: the mean squared error over the posterior mean's. *rms*, *median*: the distance
 of the covariance from the exact one, over the latter's size. *cover*: coverage of the 50, 90 and
 95 % ellipses less that of the exact ones, in points, the largest. *trace*: the mean trace over the
-exact one's, less one. *risk*: unbiased risk less true error, in standard errors. *evidence*,
-*log q*: the distance from the true log-density up to a constant, rms, in nats.
+exact one's, less one. *risk*: unbiased risk less true error, in standard errors (all rows share
+one draw of the noise). *evidence*, *log q*: the distance from the true log-density up to a
+constant, rms, in nats.
 """
 LOG_DET = {"coverage": covers, "trace": lambda e: f"{worst(e, 'trace'):.2f}"}
 PEAK = {
