@@ -173,6 +173,9 @@ PARTS = {
 }
 
 
+SHORT = dict(zip(STEPS, ("mean", "without truth", "M = I", "M = W", "divergence"), strict=True))
+
+
 def table(results: dict, prior: str, names: tuple[str, ...]) -> list[str]:
     """One line for each problem, the columns of each training."""
     titles = [
@@ -204,9 +207,8 @@ def page(results: dict, seeds: dict[str, int]) -> str:
         title = PARTS[names[0]][0].split(", M")[0]
         lines += [f"**{prior.capitalize()}: {title}**", "", *table(results, prior, names)]
     lines += [":::", ""]
-    done = ", ".join(f"{name} {count}" for name, count in seeds.items())
-    steps = ", ".join(f"{name} {count}" for name, count in STEPS.items())
-    lines.append(f"Seeds: {done}. Steps: {steps}. Test data: 20 000; for exact MAP 3000.")
+    made = (f"{SHORT[n]} {count} × {STEPS[n]}" for n, count in seeds.items())
+    lines.append(f"Seeds × steps: {', '.join(made)}. Test data: 20 000; for exact MAP 3000.")
     text = "\n".join(lines) + "\n"
     return re.sub("(?<=1,) | (?=%)", "\N{NO-BREAK SPACE}", text)
 
