@@ -131,3 +131,10 @@ def test_wrong_arguments_are_named(generator):
         unbiased_risk(net, net, z)
     with pytest.raises(ValueError, match="probes must be a positive int"):
         unbiased_risk(net, problem, z, probes=0)
+
+
+def test_a_datum_out_of_range_is_not_hidden_by_a_long_one(generator):
+    problem = LinearProblem(torch.tensor([[1.0, 0.0]]).double(), 0.3)
+    z = torch.tensor([[1e8, 0.0], [0.1, 0.1]]).double()
+    with pytest.raises(ValueError, match="z must lie in the range"):
+        unbiased_risk(network(2, generator), problem, z)
