@@ -226,3 +226,5 @@ def test_wrong_arguments_are_named(net, generator):
             function(net, flat, z)
     with pytest.raises(ValueError, match="probes must be an int of at least 2"):
         posterior_variance(net, problem, z, probes=1)
+    with pytest.raises(ValueError, match="problem must be a LinearProblem"):
+        variance_bounds(net, problem.matrix)

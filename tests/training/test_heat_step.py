@@ -137,10 +137,23 @@ def test_it_inverts_and_keeps_to_its_box(generator):
         best.inverse(best(x), tol=-1.0)
 
 
+def test_on_the_rim_of_its_box_it_is_the_limit_from_inside():
+    best = HeatStep(LinearProblem(torch.eye(2).double(), 0.5), two_blobs(), cells=6)
+    for rim in (best.high, best.low):
+        inside = rim + 1e-9 * ((best.low + best.high) / 2 - rim)
+        torch.testing.assert_close(best(rim), best(inside), rtol=0, atol=1e-7)
+        torch.testing.assert_close(best.jacobian(rim), best.jacobian(inside), rtol=0, atol=1e-7)
+
+
 def test_it_names_what_does_not_fit():
     prior, problem = two_blobs(), LinearProblem(torch.eye(2).double(), 0.5)
     with pytest.raises(ValueError, match="at most 2"):
         HeatStep(LinearProblem(torch.eye(1).double(), 0.5), prior)
+    three = GaussianMixture.gaussian(torch.zeros(3).double(), torch.eye(3).double())
+    with pytest.raises(ValueError, match="at most 2"):
+        HeatStep(LinearProblem(torch.eye(3).double(), 0.5), three)
+    with pytest.raises(ValueError, match="problem must be a LinearProblem"):
+        HeatStep(problem.matrix, prior)
     with pytest.raises(ValueError, match="injective"):
         HeatStep(LinearProblem(torch.diag(torch.tensor([1.0, 0.0]).double()), 0.5), prior)
     with pytest.raises(ValueError, match="cells"):
