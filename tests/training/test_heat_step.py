@@ -145,6 +145,17 @@ def test_on_the_rim_of_its_box_it_is_the_limit_from_inside():
         torch.testing.assert_close(best.jacobian(rim), best.jacobian(inside), rtol=0, atol=1e-7)
 
 
+def test_in_other_units_it_is_the_same_map(generator):
+    prior, unit = two_blobs(), 1e-2
+    small = GaussianMixture(prior.weights, unit * prior.means, unit**2 * prior.covariances)
+    best, scaled = (
+        HeatStep(LinearProblem(torch.eye(2).double(), noise), of, cells=6)
+        for noise, of in [(0.5, prior), (0.5 * unit, small)]
+    )
+    x = prior.sample(100, generator=generator)
+    torch.testing.assert_close(scaled(unit * x), unit * best(x), rtol=0, atol=1e-3 * unit)
+
+
 def test_it_names_what_does_not_fit():
     prior, problem = two_blobs(), LinearProblem(torch.eye(2).double(), 0.5)
     with pytest.raises(ValueError, match="at most 2"):
