@@ -110,6 +110,7 @@ def posterior_variance(
 
     with independent signs ±1 in the entries of v. The product with :math:`D\varphi^{-*}` is the
     derivative of the inverse, backwards: a linear system solved with the block's own products.
+    A single estimate is noisy and may be negative; see its standard error.
 
     Args:
         net, problem, z, tol: as in `posterior_covariance`.
