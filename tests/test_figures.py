@@ -37,6 +37,15 @@ def test_a_net_joins_neighbours_in_both_directions(ax):
     assert lines == sorted(rows + columns)
 
 
+def test_a_torn_net_leaves_out_what_is_too_long(ax):
+    nodes = lattice((0, 2, 0, 1), rows=2, columns=3)
+    nodes[:, 2, 0] += 1  # the right column, torn off
+    draw_net(ax, nodes, longest=1.5)
+    lines = sorted(line.get_xydata().tolist() for line in ax.lines)
+    rows = [part.tolist() for row in nodes for part in (row[:2], row[2:])]
+    assert lines == sorted(rows + nodes.transpose(0, 1).tolist())
+
+
 def test_arrows_have_their_true_length(ax):
     start, displacement = torch.zeros(1, 2), torch.tensor([[0.3, 0.4]])
     draw_arrows(ax, start, displacement)

@@ -7,6 +7,7 @@ Imported by notebooks only, which first choose the book's style by
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Callable, Sequence
 from html import escape
 from io import BytesIO
@@ -74,8 +75,10 @@ def draw_density(ax: Axes, log_prob: Callable[[Tensor], Tensor], box: Box, **sty
     )
 
 
-def draw_net(ax: Axes, nodes: Tensor, **style: Any) -> None:
+def draw_net(ax: Axes, nodes: Tensor, *, longest: float = math.inf, **style: Any) -> None:
     """Draw the lines that join neighbouring nodes ``(rows, columns, 2)`` of a deformed lattice.
+
+    Neighbours farther apart than ``longest`` are not joined: there the map has torn the lattice.
 
     Example:
         >>> ax = plt.figure().add_subplot()
@@ -85,8 +88,10 @@ def draw_net(ax: Axes, nodes: Tensor, **style: Any) -> None:
         >>> plt.close()
     """
     style = {"color": "0.25", "linewidth": 0.7, "linestyle": "-", **style}
-    for lines in (nodes, nodes.transpose(0, 1)):
-        ax.plot(*lines.detach().permute(2, 1, 0), **style)
+    for line in (*nodes.detach(), *nodes.detach().transpose(0, 1)):
+        torn = (line.diff(dim=0).norm(dim=-1) > longest).nonzero()[:, 0]
+        for part in line.tensor_split((torn + 1).tolist()):
+            ax.plot(*part.T, **style)
 
 
 def draw_arrows(ax: Axes, start: Tensor, displacement: Tensor, **style: Any) -> None:

@@ -173,9 +173,6 @@ PARTS = {
 }
 
 
-SHORT = dict(zip(STEPS, ("mean", "without truth", "M = I", "M = W", "divergence"), strict=True))
-
-
 def table(results: dict, prior: str, names: tuple[str, ...]) -> list[str]:
     """One line for each problem, the columns of each training."""
     titles = [
@@ -207,8 +204,8 @@ def page(results: dict, seeds: dict[str, int]) -> str:
         title = PARTS[names[0]][0].split(", M")[0]
         lines += [f"**{prior.capitalize()}: {title}**", "", *table(results, prior, names)]
     lines += [":::", ""]
-    made = (f"{SHORT[n]} {count} × {STEPS[n]}" for n, count in seeds.items())
-    lines.append(f"Seeds × steps: {', '.join(made)}. Test data: 20 000; for exact MAP 3000.")
+    made = (f"{PARTS[n][0]}: {count} × {STEPS[n]}" for n, count in seeds.items())
+    lines.append(f"Seeds × steps. {'; '.join(made)}. Test data: 20 000; for exact MAP 3000.")
     text = "\n".join(lines) + "\n"
     return re.sub("(?<=1,) | (?=%)", "\N{NO-BREAK SPACE}", text)
 
