@@ -64,6 +64,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/training_costs.py
 	$(BIN)/python tests/benchmarks/trainings.py
 	$(BIN)/python tests/benchmarks/error_bars.py
+	$(BIN)/python tests/benchmarks/one_network.py
 	$(BIN)/python -m tests.benchmarks.own_problem
 
 clean:

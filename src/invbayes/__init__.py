@@ -39,6 +39,8 @@ from invbayes.networks.covariance import (
 from invbayes.networks.dense import LipschitzDense, unit_spectral_norm
 from invbayes.networks.evidence import line_integral, log_evidence
 from invbayes.networks.iresnet import InvertibleResNet
+from invbayes.networks.learned_posterior import LearnedPosterior, StationaryPoints
+from invbayes.networks.proximal import concavity_defect, proximal
 from invbayes.networks.pushforward import pushforward_log_prob, pushforward_score
 from invbayes.networks.saving import load_network, save_network
 from invbayes.networks.stein import unbiased_risk
@@ -83,6 +85,7 @@ __all__ = [
     "Inertia",
     "InvertibleResNet",
     "Iterate",
+    "LearnedPosterior",
     "LinearProblem",
     "LipschitzDense",
     "LogDeterminant",
@@ -92,6 +95,7 @@ __all__ = [
     "Reconstruction",
     "Report",
     "RunawayWarning",
+    "StationaryPoints",
     "Tanh",
     "TiedModes",
     "TrainingDiverged",
@@ -99,6 +103,7 @@ __all__ = [
     "Trajectory",
     "UnbiasedRisk",
     "amplification",
+    "concavity_defect",
     "data_density",
     "decay_rate",
     "fit",
@@ -133,6 +138,7 @@ __all__ = [
     "posterior_metric",
     "posterior_variance",
     "progress_bar",
+    "proximal",
     "pushforward_log_prob",
     "pushforward_score",
     "quasi_samples",

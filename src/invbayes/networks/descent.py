@@ -1,0 +1,93 @@
+"""Descent along a field that is, or nearly is, a gradient: Newton's steps with a safeguard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from invbayes._checks import check_count, check_positive
+from invbayes.errors import NotConverged
+
+Field = Callable[[Tensor, Tensor], Tensor]
+FieldWithJacobian = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+HALVINGS = 40
+# The least curvature that a step outside of a valley trusts, relative to the largest.
+FLOOR = 1e-3
+
+
+def descend(
+    with_jacobian: FieldWithJacobian,
+    field: Field,
+    starts: Tensor,
+    *,
+    longest: float,
+    tol: float | None,
+    max_steps: int,
+) -> Tensor:
+    r"""Points ``(n, *shape)`` where the field vanishes, downhill from the starts.
+
+    The field F may depend on the row of a point: ``field(x, rows)`` for some of the points. No step
+    is longer than ``longest``, the length over which F may change, and a step v is halved until
+    the work :math:`\int_0^1 \langle F(x + \tau v), v \rangle\, \mathrm{d}\tau` is negative
+    enough: for a gradient that is the change of its potential.
+    """
+    check_count("max_steps", max_steps)
+    tol = torch.finfo(starts.dtype).eps ** 0.6 if tol is None else tol
+    check_positive("tol", tol)
+    x, rows = starts.clone(), torch.arange(len(starts), device=starts.device)
+    for count in range(max_steps + 1):
+        value, jacobian = with_jacobian(x[rows], rows)
+        size = value.flatten(1).norm(dim=1)
+        moving = ~(size <= tol)
+        rows, value, jacobian, size = rows[moving], value[moving], jacobian[moving], size[moving]
+        if not len(rows) or count == max_steps:
+            break
+        step = _downhill(value.flatten(1), jacobian)
+        step = step * (longest / step.norm(dim=1, keepdim=True)).clamp(max=1)
+        x[rows] += _shortened(field, x[rows], rows, value, step.reshape(value.shape))
+    if len(rows):
+        worst = size.max().item()
+        raise NotConverged(
+            f"{len(rows)} of {len(x)} searches missed the residual {tol:.1e} after {max_steps} "
+            f"steps; the largest is {worst:.1e}",
+            steps=max_steps,
+            bound=worst,
+            point=x,
+        )
+    return x
+
+
+def _downhill(value: Tensor, jacobian: Tensor) -> Tensor:
+    """Newton's step in a valley; elsewhere along the curvatures' sizes, so that it leads down."""
+    curvatures, axes = torch.linalg.eigh((jacobian + jacobian.mT) / 2)
+    size = curvatures.abs()
+    size = size.maximum(FLOOR * size.amax(-1, keepdim=True)).clamp(min=torch.finfo(size.dtype).tiny)
+    along = (axes.mT @ value[..., None]).squeeze(-1) / size
+    turned = -(axes @ along[..., None]).squeeze(-1)
+    newton = -torch.linalg.solve_ex(jacobian, value)[0]
+    valley = (curvatures[:, :1] > 0) & torch.isfinite(newton).all(-1, keepdim=True)
+    return torch.where(valley, newton, turned)
+
+
+def _shortened(field: Field, x: Tensor, rows: Tensor, value: Tensor, step: Tensor) -> Tensor:
+    """The step, halved where the work along it is not negative enough."""
+    slope = (value * step).flatten(1).sum(1)
+    share = torch.ones_like(slope)
+    for _ in range(HALVINGS):
+        shorter = share.reshape(-1, *[1] * (step.ndim - 1)) * step
+        poor = ~(_work(field, x, rows, shorter) <= 1e-4 * share * slope)
+        if not poor.any():
+            break
+        share = torch.where(poor, share / 2, share)
+    return shorter
+
+
+def _work(field: Field, x: Tensor, rows: Tensor, step: Tensor) -> Tensor:
+    """The work along each step, by Gauss's rule with five nodes: no difference of large numbers."""
+    places, weights = np.polynomial.legendre.leggauss(5)
+    pairs = zip((places / 2 + 0.5).tolist(), (weights / 2).tolist(), strict=True)
+    total = sum(weight * field(x + place * step, rows) for place, weight in pairs)
+    return (total * step).flatten(1).sum(1)

@@ -1,0 +1,249 @@
+"""The posterior of any linear problem under a prior that a network has learned by denoising."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from invbayes._checks import check_fits, check_instance, check_points, check_positive, number
+from invbayes.bayes.problems import LinearProblem
+from invbayes.errors import NotConverged
+from invbayes.networks.descent import descend
+from invbayes.networks.evidence import line_integral
+from invbayes.networks.iresnet import InvertibleResNet
+from invbayes.networks.proximal import check_one_block, concavity_defect, resolve
+
+# The longest step of a search, in units of δ₀: the network was trained to see no finer detail.
+STRIDE = 5.0
+
+
+class StationaryPoints(NamedTuple):
+    """Where a search ended.
+
+    Attributes:
+        x: the points, shape ``(*, *shape)``.
+        residual: the length of :math:`\\varphi_{A,\\delta}(x) - z`, shape ``(*,)``.
+        is_mode: whether the symmetric part of the Jacobian is positive definite there, ``(*,)``.
+    """
+
+    x: Tensor
+    residual: Tensor
+    is_mode: Tensor
+
+
+class LearnedPosterior:
+    r"""The posterior of a problem, with the prior of a network φ that was trained for denoising.
+
+    A network trained by `Divergence` for A = I at the noise level δ₀ learns
+    :math:`\mathrm{Id} - \delta_0^2 \nabla \log p_X`. For another problem with A and δ,
+
+    .. math:: \varphi_{A,\delta}(x) = A^*\!A\, x + t\,(\varphi(x) - x), \qquad t = \frac{\delta^2}{\delta_0^2},
+
+    is then :math:`A^*\!A\, x - \delta^2 \nabla \log p_X(x)`, which is z at the stationary points
+    of the posterior. With :math:`\kappa = 1 - c\,(1 - L)` and one block
+
+    .. math:: \langle \varphi_{A,\delta}(x) - \varphi_{A,\delta}(x'), x - x' \rangle \ge \mu\, \|x - x'\|^2, \qquad
+        \mu = \lambda_{\min}(A^*\!A) - t \kappa,
+
+    and if μ > 0 there is one such point, which `inverse` finds to a guaranteed error.
+
+    Args:
+        net: φ, of one block.
+        problem: the measurement, of any rank; A*A is formed as a matrix.
+        trained_at: δ₀ > 0.
+
+    Raises:
+        ValueError: for arguments that do not fit, several blocks, or a level not above zero.
+
+    Source: chapter 9 of the book.
+
+    Example:
+        >>> import torch
+        >>> source = torch.Generator().manual_seed(0)
+        >>> net = InvertibleResNet.dense(2, lipschitz=0.5, scale=1.5, generator=source)
+        >>> problem = LinearProblem(torch.tensor([[1.0, 0.5]]), noise_std=0.1)
+        >>> learned, z = LearnedPosterior(net, problem, trained_at=0.1), torch.zeros(5, 2)
+        >>> round(learned.monotonicity, 3)  # A has a kernel
+        -0.25
+        >>> found = learned.stationary_points(z, torch.ones(3, 1, 2))
+        >>> found.x.shape, learned.mode(z, torch.ones(3, 1, 2)).shape
+        (torch.Size([3, 5, 2]), torch.Size([5, 2]))
+        >>> bool((learned.score(found.x, z).norm(dim=-1) < 1e-3).all())
+        True
+        >>> denoise = LinearProblem(torch.eye(2), noise_std=0.1)
+        >>> learned = LearnedPosterior(net, denoise, trained_at=0.2)
+        >>> x = learned.inverse(z)
+        >>> bool(learned.error_bound(x, z).max() < 1e-5), learned.energy(x, z).shape
+        (True, torch.Size([5]))
+        >>> learned.forward_map(x).shape, learned.with_jacobian(x)[1].shape
+        (torch.Size([5, 2]), torch.Size([5, 2, 2]))
+    """
+
+    def __init__(self, net: InvertibleResNet, problem: LinearProblem, *, trained_at: float) -> None:
+        check_one_block(net)
+        check_instance("problem", problem, LinearProblem)
+        check_positive("trained_at", trained_at)
+        check_fits("problem", torch.empty(problem.shape).to(problem.like), net.shape, net.log_scale)
+        self.net, self.problem = net, problem
+        self.trained_at = number("trained_at", trained_at)
+        self.ratio = (problem.noise_std / self.trained_at) ** 2
+        self.normal_operator = problem.normal_operator
+
+    def __repr__(self) -> str:
+        return f"LearnedPosterior({self.problem!r}, t={self.ratio:.3g})"
+
+    @property
+    def monotonicity(self) -> float:
+        """μ: positive if the learned posterior is certified to be strongly log-concave."""
+        least = torch.linalg.eigvalsh(self.normal_operator)[0].clamp(min=0).item()
+        return least - self.ratio * concavity_defect(self.net)
+
+    def forward_map(self, x: Tensor) -> Tensor:
+        r""":math:`\varphi_{A,\delta}(x)` for points ``(*, *shape)``."""
+        return self._linear(x) + self.ratio * (self.net(x) - x)
+
+    def with_jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        r""":math:`\varphi_{A,\delta}(x)` and its Jacobian ``(*, d, d)``."""
+        value, jacobian = self.net.with_jacobian(x)
+        inner = self.ratio * (jacobian - torch.eye(self.problem.dim).to(x))
+        return self._linear(x) + self.ratio * (value - x), self.normal_operator + inner
+
+    def score(self, x: Tensor, z: Tensor) -> Tensor:
+        r"""The learned :math:`\nabla_x \log p(x \mid z) = (z - \varphi_{A,\delta}(x)) / \delta^2`."""
+        self._check(x=x, z=z)
+        return (z - self.forward_map(x)) / self.problem.noise_std**2
+
+    def energy(
+        self, x: Tensor, z: Tensor, *, origin: Tensor | None = None, nodes: int = 24
+    ) -> Tensor:
+        r"""The learned :math:`-\delta^2 \log p(x \mid z)`, up to a constant for each z and origin,
+
+        .. math:: \int_0^1 \langle \varphi_{A,\delta}(x_0 + \tau (x - x_0)) - z,\, x - x_0 \rangle\, \mathrm{d}\tau .
+
+        Args:
+            x: points, shape ``(*, *shape)``.
+            z: normal data that broadcast with x.
+            origin: x₀, by default zero. Energies are compared with the same one.
+            nodes: as in `line_integral`.
+
+        Returns:
+            Values, shape ``(*,)``.
+        """
+        self._check(x=x, z=z)
+        origin = torch.zeros_like(x) if origin is None else origin
+        self._check(origin=origin)
+        work = line_integral(self.net, origin, x, nodes=nodes)
+        middle, step = (x + origin) / 2, x - origin
+        rest = self._linear(middle) - self.ratio * middle - z
+        return self.ratio * work + (rest * step).flatten(x.ndim - len(self.problem.shape)).sum(-1)
+
+    def error_bound(self, x: Tensor, z: Tensor) -> Tensor:
+        r"""A bound of the distance of any points x from the solution, if μ > 0,
+
+        .. math:: \|x - \varphi_{A,\delta}^{-1}(z)\| \le \frac{\|\varphi_{A,\delta}(x) - z\|}{\mu} .
+
+        Raises:
+            ValueError: if μ is not above zero.
+        """
+        self._check(x=x, z=z)
+        residual = self.forward_map(x) - z
+        return residual.flatten(x.ndim - len(self.problem.shape)).norm(dim=-1) / self._certified()
+
+    def inverse(self, z: Tensor, tol: float | None = None) -> Tensor:
+        r""":math:`\varphi_{A,\delta}^{-1}(z)`, each point to an error of at most ``tol``, if μ > 0.
+
+        The equation is :math:`x = H^{-1} (z + t c f(x))` with :math:`H = A^*\!A + t (c - 1) I`,
+        whose right-hand side contracts by :math:`1 - \mu / \lambda_{\min}(H)`.
+
+        Args:
+            z: normal data, shape ``(*, *shape)``.
+            tol: as in `fixed_point`.
+
+        Raises:
+            ValueError: if μ is not above zero; and as `fixed_point` does.
+            NotConverged: as `fixed_point` does.
+        """
+        self._check(z=z)
+        mu, identity = self._certified(), torch.eye(self.problem.dim).to(z)
+        inverse = torch.linalg.inv(
+            self.normal_operator + self.ratio * (self.net.scale - 1) * identity
+        )
+        contraction = 1 - mu * torch.linalg.matrix_norm(inverse, 2).item()
+        flat = z.reshape(-1, self.problem.dim) @ inverse  # H is symmetric
+        gain = self.ratio * inverse
+        return resolve(self.net, flat.reshape(z.shape), gain, lipschitz=contraction, tol=tol)
+
+    def stationary_points(
+        self, z: Tensor, starts: Tensor, *, tol: float | None = None, max_steps: int = 100
+    ) -> StationaryPoints:
+        r"""Solutions of :math:`\varphi_{A,\delta}(x) = z` by descent from given points, for any μ.
+
+        Newton's steps where the symmetric part of the Jacobian is positive definite, steps that
+        turn downhill elsewhere, each shortened until the energy falls: the search leaves saddle
+        points. There is no guarantee that all solutions are found.
+
+        Args:
+            z: normal data, shape ``(*, *shape)``.
+            starts: where to begin, of a shape that broadcasts with z, such as ``(k, 1, d)``.
+            tol: the largest residual, in the units of z; by default :math:`\varepsilon^{0.6}`.
+            max_steps: of each search.
+
+        Raises:
+            NotConverged: if a search misses the tolerance; it carries the points reached.
+        """
+        self._check(z=z, starts=starts)
+        starts, z = torch.broadcast_tensors(starts, z)
+        shape, axes = starts.shape, len(self.problem.shape)
+        targets, lead = z.reshape(-1, *shape[z.ndim - axes :]), shape[: z.ndim - axes]
+
+        def field(x: Tensor, rows: Tensor) -> Tensor:
+            return self.forward_map(x) - targets[rows]
+
+        def with_jacobian(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+            value, jacobian = self.with_jacobian(x)
+            return value - targets[rows], jacobian
+
+        options = {"longest": STRIDE * self.trained_at, "tol": tol, "max_steps": max_steps}
+        try:
+            x = descend(with_jacobian, field, starts.reshape(targets.shape), **options)
+        except NotConverged as failure:
+            failure.point = failure.point.reshape(shape)
+            raise
+        residual, jacobian = with_jacobian(x, torch.arange(len(x), device=x.device))
+        is_mode = torch.linalg.cholesky_ex(jacobian + jacobian.mT).info == 0
+        size = residual.flatten(1).norm(dim=1)
+        return StationaryPoints(x.reshape(shape), size.reshape(lead), is_mode.reshape(lead))
+
+    def mode(self, z: Tensor, starts: Tensor, **options: float) -> Tensor:
+        """The solution with the least energy among those reached from several starts.
+
+        Args:
+            z: normal data, shape ``(*, *shape)``.
+            starts: k of them along the first axis, ``(k, *, *shape)``.
+            **options: of `stationary_points`.
+        """
+        found = self.stationary_points(z, starts, **options).x
+        best = self.energy(found, z.expand(found.shape), origin=found[0]).argmin(0)
+        index = best.reshape(1, *best.shape, *[1] * len(self.problem.shape))
+        return found.gather(0, index.expand(1, *found.shape[1:]))[0]
+
+    def _linear(self, x: Tensor) -> Tensor:
+        """A*A x, by the matrix: points of any leading axes."""
+        return (x.reshape(-1, self.problem.dim) @ self.normal_operator).reshape(x.shape)
+
+    def _check(self, **points: Tensor) -> None:
+        for name, value in points.items():
+            check_points(name, value, self.problem.shape, like=self.problem.like)
+
+    def _certified(self) -> float:
+        """μ, if it is above zero."""
+        mu = self.monotonicity
+        if mu <= 0:
+            needed = self.ratio * concavity_defect(self.net)
+            raise ValueError(
+                "problem must have A*A larger than what the prior may lack in concavity: its least "
+                f"eigenvalue is {mu + needed:.3g}, and t κ = {needed:.3g}; use stationary_points"
+            )
+        return mu

@@ -1,0 +1,286 @@
+"""One network, every operator: closed forms for a Gaussian, double wells, certificates."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from invbayes import (
+    GaussianMixture,
+    InvertibleResNet,
+    LearnedPosterior,
+    LinearProblem,
+    LipschitzDense,
+    NotConverged,
+    concavity_defect,
+    posterior,
+    proximal,
+)
+from invbayes.networks.blocks import Block
+from invbayes.networks.descent import descend
+
+LEVEL, DOUBLE = 0.5, torch.float64
+OPERATORS = {
+    "square": torch.tensor([[1.0, 0.3], [-0.2, 0.5]], dtype=DOUBLE),
+    "wide": torch.tensor([[0.6, 0.8]], dtype=DOUBLE),
+    "tall": torch.tensor([[1.0, 0.0], [0.0, 0.5], [0.4, 0.4]], dtype=DOUBLE),
+}
+
+
+class Linear(Block):
+    """x ↦ M x, for points of any shape."""
+
+    def __init__(self, matrix: Tensor, shape: tuple[int, ...] = (2,)) -> None:
+        super().__init__()
+        self.shape = shape
+        self.matrix = torch.nn.Parameter(matrix)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.flatten(1) @ self.matrix.mT).reshape(x.shape)
+
+    def lipschitz_bound(self) -> float:
+        return torch.linalg.matrix_norm(self.matrix, 2).item()
+
+
+class Wells(Block):
+    """Entrywise tanh: with c above one the learned prior has a well on each side of zero."""
+
+    shape = (None,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = torch.nn.Parameter(torch.zeros((), dtype=DOUBLE))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.tanh()
+
+    def lipschitz_bound(self) -> float:
+        return 1.0
+
+
+def gaussian_network(shape=(2,)) -> tuple[InvertibleResNet, GaussianMixture]:
+    """The ideal denoiser of a Gaussian prior at LEVEL, which is affine without an offset."""
+    covariance = torch.tensor([[0.6, 0.2], [0.2, 0.3]], dtype=DOUBLE)
+    ideal = torch.eye(2, dtype=DOUBLE) + LEVEL**2 * torch.linalg.inv(covariance)
+    slopes = torch.linalg.eigvalsh(ideal)
+    scale, lipschitz = slopes.mean().item(), ((slopes[1] - slopes[0]) / slopes.sum()).item() + 0.05
+    matrix = (torch.eye(2, dtype=DOUBLE) - ideal / scale) / lipschitz
+    net = InvertibleResNet(Linear(matrix, shape), lipschitz=lipschitz, scale=scale)
+    return net, GaussianMixture.gaussian(torch.zeros(2, dtype=DOUBLE), covariance)
+
+
+def wells() -> InvertibleResNet:
+    return InvertibleResNet(Wells(), lipschitz=0.9, scale=1.5).requires_grad_(False)
+
+
+def points(count: int, seed: int = 0, dim: int = 2) -> Tensor:
+    return torch.randn(count, dim, dtype=DOUBLE, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("coloured", [False, True])
+def test_a_gaussian_denoiser_gives_the_posterior_of_every_operator(name, coloured):
+    net, prior = gaussian_network()
+    matrix = OPERATORS[name]
+    noise = {"noise_covariance": 0.04 * (1 + torch.arange(len(matrix), dtype=DOUBLE))}
+    problem = LinearProblem(matrix, **(noise if coloured else {"noise_std": 0.3}))
+    learned, y = LearnedPosterior(net, problem, trained_at=LEVEL), points(7, dim=len(matrix))
+    z, belief = problem.normal_data(y), posterior(prior, problem, y)
+    assert learned.monotonicity > 0  # even with a kernel: κ is negative for this prior
+    assert torch.allclose(learned.inverse(z, tol=1e-10), belief.mean, atol=1e-9)
+    assert torch.allclose(learned.mode(z, points(3)[:, None]), belief.mean, atol=1e-8)
+    x = points(7, seed=1)
+    assert torch.allclose(learned.score(x, z), belief.score(x), atol=1e-9)
+    drop = problem.noise_std**2 * (belief.log_prob(x) - belief.log_prob(torch.zeros_like(x)))
+    assert torch.allclose(learned.energy(x, z), -drop, atol=1e-9)
+    precision = torch.linalg.inv(belief.covariance) * problem.noise_std**2
+    assert torch.allclose(learned.with_jacobian(x)[1], precision, atol=1e-9)
+    assert torch.allclose(learned.with_jacobian(x)[0], learned.forward_map(x))
+
+
+def test_points_may_have_any_shape():
+    net, _ = gaussian_network()
+    picture, _ = gaussian_network(shape=(1, 2))
+    flat = LinearProblem(OPERATORS["square"], noise_std=0.3)
+    shaped = LinearProblem(
+        lambda x: x.flatten(1) @ OPERATORS["square"].mT, 0.3, shape=(1, 2), dtype=DOUBLE
+    )
+    one, two = (
+        LearnedPosterior(n, p, trained_at=LEVEL) for n, p in ((net, flat), (picture, shaped))
+    )
+    z, x = points(6).reshape(2, 3, 2), points(6, seed=2).reshape(2, 3, 2)
+    for name in ("inverse", "forward_map"):
+        expected = getattr(one, name)(z)
+        assert torch.allclose(getattr(two, name)(z[:, :, None])[:, :, 0], expected, atol=1e-6)
+    for name in ("energy", "error_bound", "score"):
+        found = getattr(two, name)(x[:, :, None], z[:, :, None])
+        assert torch.allclose(
+            found.reshape(getattr(one, name)(x, z).shape), getattr(one, name)(x, z)
+        )
+    starts = points(4, seed=3).reshape(4, 1, 1, 2)
+    found = two.stationary_points(z[:, :, None], starts[..., None, :])
+    assert found.x.shape == (4, 2, 3, 1, 2)
+    assert found.residual.shape == (4, 2, 3)
+    assert torch.allclose(
+        two.mode(z[:, :, None], starts[..., None, :])[:, :, 0], one.inverse(z), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("name", OPERATORS)
+def test_the_certificate_bounds_the_slopes(name, seed):
+    source = torch.Generator().manual_seed(seed)
+    block = LipschitzDense(2, (16,), generator=source).double()
+    net = InvertibleResNet(block, lipschitz=0.8, scale=0.9).requires_grad_(False)
+    learned = LearnedPosterior(net, LinearProblem(OPERATORS[name], 0.4), trained_at=0.3)
+    x, other = points(2000, seed).split(1000)
+    rise = learned.forward_map(x) - learned.forward_map(other)
+    slope = (rise * (x - other)).sum(1) / (x - other).square().sum(1)
+    assert (slope >= learned.monotonicity - 1e-12).all()
+
+
+def test_the_certificate_and_its_bound_are_attained_by_a_dilation():
+    net = InvertibleResNet(Linear(torch.eye(2, dtype=DOUBLE)), lipschitz=0.8, scale=2.0)
+    problem = LinearProblem(torch.diag(torch.tensor([1.0, 0.9], dtype=DOUBLE)), noise_std=0.3)
+    learned = LearnedPosterior(net, problem, trained_at=0.4)
+    assert concavity_defect(net) == pytest.approx(1 - 2.0 * 0.2)
+    assert learned.monotonicity == pytest.approx(0.81 - 0.5625 * 0.6)
+    z, along = points(5), torch.tensor([0.0, 1.0], dtype=DOUBLE)
+    found = learned.inverse(z, tol=1e-12)
+    away = found + 0.3 * along
+    assert torch.allclose(learned.error_bound(away, z), torch.full((5,), 0.3, dtype=DOUBLE))
+    assert (learned.error_bound(found + 0.3, z) > 0.3 * 2**0.5).all()
+
+
+def test_the_inverse_keeps_its_tolerance_and_refuses_without_a_certificate():
+    source = torch.Generator().manual_seed(1)
+    net = InvertibleResNet(LipschitzDense(2, (32,), generator=source).double(), lipschitz=0.95)
+    problem = LinearProblem(torch.diag(torch.tensor([2.0, 1.0], dtype=DOUBLE)), noise_std=0.1)
+    learned, z = LearnedPosterior(net, problem, trained_at=0.2), points(50)
+    sharp = learned.stationary_points(z, z, tol=1e-12).x
+    for tol in (1e-2, 1e-5):
+        assert (learned.inverse(z, tol) - sharp).norm(dim=1).max() <= tol
+    weak = LinearProblem(torch.diag(torch.tensor([2.0, 0.3], dtype=DOUBLE)), noise_std=0.1)
+    refused = LearnedPosterior(net, weak, trained_at=0.2)
+    for call in (refused.inverse, lambda z: refused.error_bound(z, z)):
+        with pytest.raises(ValueError, match=r"problem .* is 0\.09, and t κ = 0\.2"):
+            call(z)
+
+
+def test_the_energy_is_the_integral_of_the_field():
+    problem = LinearProblem(torch.tensor([[0.7, 0.2]], dtype=DOUBLE), noise_std=0.5)
+    learned, z = LearnedPosterior(wells(), problem, trained_at=0.5), points(6, seed=4)
+    x = points(6).requires_grad_()
+    (slope,) = torch.autograd.grad(learned.energy(x, z, origin=points(1, seed=9)[0]).sum(), x)
+    assert torch.allclose(slope, learned.forward_map(x.detach()) - z, atol=1e-6)
+    x = x.detach()
+    there, back = learned.energy(x, z, origin=z), learned.energy(z, z, origin=x)
+    assert torch.allclose(there, -back, atol=1e-9)
+    assert (learned.energy(z, z, origin=z) == 0).all()
+
+
+def test_the_search_leaves_a_saddle_and_the_energy_chooses_the_mode():
+    problem = LinearProblem(torch.tensor([[0.3, 0.0]], dtype=DOUBLE), noise_std=0.5)
+    learned = LearnedPosterior(wells(), problem, trained_at=0.5)
+    z = torch.tensor([[0.02, 0.0], [-0.02, 0.0]], dtype=DOUBLE)
+    saddle = learned.stationary_points(0 * z, 0 * z)
+    assert not saddle.is_mode.any()
+    assert (saddle.x == 0).all()
+    starts = torch.tensor([[[-1.5, 1e-3]], [[1.5, 1e-3]], [[1e-3, 0.0]]], dtype=DOUBLE)
+    found = learned.stationary_points(z, starts)
+    assert found.is_mode[:2].all()
+    assert found.residual.max() < 1e-9
+    assert (found.x[0, :, 0] < -1).all()
+    assert (found.x[1, :, 0] > 1).all()
+    assert (found.x[:2, :, 1] > 1).all()  # from beside the ridge into the well
+    best = learned.mode(z, starts[:2])
+    assert (best[:, 0].sign() == z[:, 0].sign()).all()
+    assert torch.equal(learned.mode(z, starts[:2].flip(0)), best)
+
+
+def test_newton_alone_would_leap_over_and_over():
+    """F = x / √(1 + x²): Newton's step from 3 leads to −27."""
+
+    def field(x: Tensor, _rows: Tensor) -> Tensor:
+        return x / (1 + x**2).sqrt()
+
+    def with_jacobian(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        return field(x, rows), ((1 + x**2) ** -1.5)[..., None]
+
+    start = torch.tensor([[3.0], [-0.1], [40.0]], dtype=DOUBLE)
+    found = descend(with_jacobian, field, start, longest=1e9, tol=None, max_steps=60)
+    assert found.abs().max() < 1e-9
+    seen = []
+
+    def spying(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        seen.append(x)
+        return with_jacobian(x, rows)
+
+    descend(spying, field, start[2:], longest=0.5, tol=None, max_steps=200)
+    steps = torch.stack(seen).diff(dim=0).abs()
+    assert steps.max() == pytest.approx(0.5)
+    assert len(seen) > 75
+
+
+def test_a_search_that_runs_away_or_is_cut_short_says_so():
+    net = InvertibleResNet(Linear(torch.eye(2, dtype=DOUBLE)), lipschitz=0.9, scale=1.0)
+    problem = LinearProblem(torch.tensor([[1.0, 0.0]], dtype=DOUBLE), noise_std=0.5)
+    learned, z = LearnedPosterior(net, problem, trained_at=0.5), points(4)
+    with pytest.raises(NotConverged, match="4 of 4 searches") as failure:
+        learned.stationary_points(z, z + 1, max_steps=3)
+    assert failure.value.point.shape == z.shape
+    assert failure.value.steps == 3
+    assert failure.value.bound > 0.01
+
+
+@pytest.mark.parametrize("gamma", [0.1, 1.0, 3.0])
+def test_the_proximal_map_of_every_step_is_a_denoiser(gamma):
+    net, prior = gaussian_network()
+    v = points(6).reshape(2, 3, 2)
+    denoise = LinearProblem(torch.eye(2, dtype=DOUBLE), noise_std=LEVEL * gamma**0.5)
+    found = proximal(net, v, gamma, tol=1e-10)
+    assert torch.allclose(found, posterior(prior, denoise, v).mean, atol=1e-9)
+    learned = LearnedPosterior(net, denoise, trained_at=LEVEL)
+    assert torch.allclose(learned.inverse(v, tol=1e-10), found, atol=1e-9)
+    assert proximal(gaussian_network((1, 2))[0], v[:, :, None], gamma).shape == (2, 3, 1, 2)
+
+
+def test_the_proximal_map_stretches_as_far_as_it_may_and_ends_at_its_limit():
+    net = InvertibleResNet(Linear(torch.eye(2, dtype=DOUBLE)), lipschitz=0.9, scale=2.0)
+    v, defect = points(4), 0.8
+    for gamma in (0.5, 1.2):
+        assert torch.allclose(proximal(net, v, gamma, tol=1e-9), v / (1 - gamma * defect))
+    with pytest.raises(ValueError, match=r"step must be below 1 / κ = 1\.25"):
+        proximal(net, v, 1.25 + 1e-9)
+    deep = InvertibleResNet(LipschitzDense(2, (16,)).double(), lipschitz=0.9, scale=0.9)
+    one = proximal(deep, v, 0.7, tol=1e-9)
+    assert torch.allclose(0.3 * one + 0.7 * deep(one), v, atol=1e-8)
+
+
+def test_wrong_arguments_are_named():
+    net, _ = gaussian_network()
+    problem = LinearProblem(OPERATORS["square"], noise_std=0.3)
+    two = InvertibleResNet.dense(2, blocks=2).double()
+    with pytest.raises(ValueError, match="net must have one block, got 2"):
+        LearnedPosterior(two, problem, trained_at=0.5)
+    with pytest.raises(ValueError, match="net must have one block"):
+        proximal(two, points(2), 0.5)
+    with pytest.raises(ValueError, match="trained_at"):
+        LearnedPosterior(net, problem, trained_at=0.0)
+    with pytest.raises(ValueError, match="problem must be a LinearProblem"):
+        LearnedPosterior(net, OPERATORS["square"], trained_at=0.5)
+    with pytest.raises(ValueError, match="problem must have dtype"):
+        LearnedPosterior(net, LinearProblem(torch.eye(2), 0.3), trained_at=0.5)
+    with pytest.raises(ValueError, match="problem must have shape"):
+        LearnedPosterior(net, LinearProblem(torch.eye(3, dtype=DOUBLE), 0.3), trained_at=0.5)
+    learned = LearnedPosterior(net, problem, trained_at=0.5)
+    with pytest.raises(ValueError, match="z must have shape"):
+        learned.inverse(points(2, dim=3))
+    with pytest.raises(ValueError, match="z must be finite"):
+        learned.score(points(2), torch.full((2, 2), torch.nan, dtype=DOUBLE))
+    with pytest.raises(ValueError, match="starts must have shape"):
+        learned.stationary_points(points(2), points(2, dim=1))
+    with pytest.raises(ValueError, match="tol"):
+        learned.stationary_points(points(2), points(2), tol=0.0)
+    with pytest.raises(ValueError, match="step"):
+        proximal(net, points(2), -1.0)
+    assert repr(learned).startswith("LearnedPosterior(LinearProblem((2,)")
