@@ -16,7 +16,7 @@ from invbayes import (
     proximal,
 )
 from invbayes.networks.blocks import Block
-from invbayes.networks.descent import descend
+from invbayes.networks.descent import _downhill, _work, descend
 
 LEVEL, DOUBLE = 0.5, torch.float64
 OPERATORS = {
@@ -283,4 +283,37 @@ def test_wrong_arguments_are_named():
         learned.stationary_points(points(2), points(2), tol=0.0)
     with pytest.raises(ValueError, match="step"):
         proximal(net, points(2), -1.0)
+    with pytest.raises(ValueError, match="net must be a InvertibleResNet"):
+        concavity_defect(torch.nn.Identity())
+    with pytest.raises(ValueError, match="v must have shape"):
+        proximal(net, points(2, dim=3), 0.5)
     assert repr(learned).startswith("LearnedPosterior(LinearProblem((2,)")
+
+
+def test_answers_can_be_differentiated_in_the_data():
+    source = torch.Generator().manual_seed(3)
+    net = InvertibleResNet(LipschitzDense(2, (16,), generator=source).double(), lipschitz=0.9)
+    problem = LinearProblem(torch.diag(torch.tensor([2.0, 1.0], dtype=DOUBLE)), noise_std=0.1)
+    learned, z = LearnedPosterior(net, problem, trained_at=0.2), points(1)
+    slope = torch.autograd.functional.jacobian(lambda z: learned.inverse(z, 1e-10), z)[0, :, 0]
+    wanted = learned.with_jacobian(learned.inverse(z, 1e-10))[1][0].inverse()
+    assert torch.allclose(slope, wanted, atol=1e-8)
+    slope = torch.autograd.functional.jacobian(lambda v: proximal(net, v, 0.4, tol=1e-10), z)
+    whole = 0.6 * torch.eye(2) + 0.4 * net.jacobian(proximal(net, z, 0.4, tol=1e-10))[0]
+    assert torch.allclose(slope[0, :, 0], whole.inverse(), atol=1e-8)
+
+
+def test_the_work_of_a_step_is_exact_for_polynomials_of_degree_nine():
+    x, step = (
+        torch.tensor([[0.3], [-1.2]], dtype=DOUBLE),
+        torch.tensor([[0.9], [1.1]], dtype=DOUBLE),
+    )
+    work = _work(lambda x, _rows: 10 * x**9, x, torch.arange(2), step)
+    assert torch.allclose(work, ((x + step) ** 10 - x**10)[:, 0], rtol=1e-12)
+
+
+def test_outside_of_a_valley_the_step_follows_the_sizes_of_the_curvatures():
+    value = torch.tensor([[1.0, 1.0], [1.0, -2.0]], dtype=DOUBLE)
+    matrices = torch.diag_embed(torch.tensor([[4.0, -1e-9], [-2.0, 0.5]], dtype=DOUBLE))
+    wanted = torch.tensor([[-0.25, -250.0], [-0.5, 4.0]], dtype=DOUBLE)
+    assert torch.allclose(_downhill(value, matrices), wanted)
