@@ -41,7 +41,7 @@ class AdaptiveInertia(Optimizer):
     Raises:
         ValueError: for arguments outside these ranges, or more than one parameter group.
 
-    Source: the rule is ours; arXiv 2506.02986 has another one.
+    Source: the rule is ours; that of arXiv 2506.02986 we do not know.
 
     Example:
         >>> import torch
