@@ -96,7 +96,7 @@ class LearnedPosterior:
 
     @property
     def monotonicity(self) -> float:
-        """μ: positive if the learned posterior is certified to be strongly log-concave."""
+        """The certificate μ; above zero the learned posterior is strongly log-concave."""
         least = torch.linalg.eigvalsh(self.normal_operator)[0].clamp(min=0).item()
         return least - self.ratio * concavity_defect(self.net)
 
