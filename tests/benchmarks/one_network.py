@@ -23,8 +23,8 @@ OTHERS = {
     "(1, 0)": [[1, 0]],
     "(0.6, 0.8)": [[0.6, 0.8]],
     "3 × 2": [[1, 0], [0, 0.5], [0.5, 0.5]],
-    "rank one, 2 × 2": [[0.5, 0.5], [0.25, 0.25]],
-    "no symmetry": [[0.3, -0.2], [0.1, 0.4]],
+    "(½, ½; ¼, ¼)": [[0.5, 0.5], [0.25, 0.25]],
+    "(0.3, −0.2; 0.1, 0.4)": [[0.3, -0.2], [0.1, 0.4]],
 }
 NOISE = (0.1, 0.2, 0.5)
 LEVEL, STEPS, TESTS, SEEDS = 0.2, 3000, 3000, range(3)
@@ -114,7 +114,7 @@ def main() -> None:
         operator = torch.tensor(matrix, dtype=torch.float64)
         results[name, noise] = [measure(net, prior, operator, noise) for net in nets]
         print(name, noise, results[name, noise], flush=True)
-    made = f"{len(nets)} seeds, {STEPS} steps; {TESTS} test data."
+    made = f"*right mode*: within 0.1 of MAP. {len(nets)} seeds, {STEPS} steps; {TESTS} test data."
     made += " *Its own network*: one seed, 4000 steps, other test data."
     lines = [*table(NINE, results, specialists()), *table(OTHERS, results, {}), made, ""]
     text = re.sub("(?<=1,) | (?=%)", "\N{NO-BREAK SPACE}", "\n".join(lines))
