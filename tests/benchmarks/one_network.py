@@ -90,7 +90,7 @@ def table(names: dict, results: dict, own: dict) -> list[str]:
     """One line for each problem."""
     own_titles = " its own network | the same, all |" if own else ""
     lines = [
-        rf"| $A$ | $\delta$ | $\mu$ | one mode | distance | all | right mode |{own_titles}",
+        rf"| $A$ | $\delta$ | $\mu$ | one mode | distance | all | close |{own_titles}",
         "|---" * (9 if own else 7) + "|",
     ]
     for name, noise in product(names, NOISE):
@@ -114,7 +114,7 @@ def main() -> None:
         operator = torch.tensor(matrix, dtype=torch.float64)
         results[name, noise] = [measure(net, prior, operator, noise) for net in nets]
         print(name, noise, results[name, noise], flush=True)
-    made = f"*right mode*: within 0.1 of MAP. {len(nets)} seeds, {STEPS} steps; {TESTS} test data."
+    made = f"*close*: within 0.1 of MAP. {len(nets)} seeds, {STEPS} steps; {TESTS} test data."
     made += " *Its own network*: one seed, 4000 steps, other test data."
     lines = [*table(NINE, results, specialists()), *table(OTHERS, results, {}), made, ""]
     text = re.sub("(?<=1,) | (?=%)", "\N{NO-BREAK SPACE}", "\n".join(lines))
