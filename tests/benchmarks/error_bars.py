@@ -148,19 +148,22 @@ MEAN = {
     "log q": lambda e: f"{worst(e, 'log q'):.2f}",
 }
 BLIND = {key: MEAN[key] for key in ("error", "rms", "evidence")}
-LEGEND = """*error*: the mean squared error over the posterior mean's. *rms*, *median*: the distance
-of the covariance from the exact one, over the latter's size. *cover*: coverage of the 50, 90 and
-95 % ellipses less that of the exact ones, in points, the largest. *trace*: the mean trace over the
-exact one's, less one. *risk*: unbiased risk less true error, in standard errors (all rows share
-one draw of the noise). *evidence*, *log q*: the distance from the true log-density up to a
-constant, rms, in nats.
+LEGEND = """*error*: the mean squared error over the posterior mean's. *rms*: the distance of the
+covariance from the exact one, over the latter's size. *median*: of the relative distances. *cover*:
+coverage of the 50, 90 and 95 % ellipses less that of the exact ones, in points, the largest.
+*trace*: the mean trace over the exact one's, less one (*ratio*: not less one). *risk*: unbiased
+risk less true error, in standard errors of this difference (all rows share one draw of the noise).
+*evidence*, *log q*: the distance from the true log-density up to a constant, rms, in nats. *one
+mode*: the share of data with one mode; *to Laplace*: the median relative distance over these
+(a dash: there are none). *coverage*, *Laplace's own*: of the 50, 90 and 95 % ellipses over all
+data, of the network and of Laplace at exact MAP.
 """
-LOG_DET = {"coverage": covers, "trace": lambda e: f"{worst(e, 'trace'):.2f}"}
+LOG_DET = {"coverage": covers, "ratio": lambda e: f"{worst(e, 'trace'):.2f}"}
 PEAK = {
     "one mode": lambda e: percent(worst(e, "one mode")),
-    "to Laplace, median": lambda e: percent(worst(e, "laplace")),
+    "to Laplace": lambda e: percent(worst(e, "laplace")),
     "coverage": lambda e: covers(e, "some cover"),
-    "exact Laplace": lambda e: covers(e, "laplace cover"),
+    "Laplace's own": lambda e: covers(e, "laplace cover"),
 }
 
 
