@@ -17,6 +17,7 @@ from invbayes import (
 )
 from invbayes.networks.blocks import Block
 from invbayes.networks.descent import _downhill, _work, descend
+from tests.own_blocks import Affine
 
 LEVEL, DOUBLE = 0.5, torch.float64
 OPERATORS = {
@@ -24,21 +25,6 @@ OPERATORS = {
     "wide": torch.tensor([[0.6, 0.8]], dtype=DOUBLE),
     "tall": torch.tensor([[1.0, 0.0], [0.0, 0.5], [0.4, 0.4]], dtype=DOUBLE),
 }
-
-
-class Linear(Block):
-    """x ↦ M x, for points of any shape."""
-
-    def __init__(self, matrix: Tensor, shape: tuple[int, ...] = (2,)) -> None:
-        super().__init__()
-        self.shape = shape
-        self.matrix = torch.nn.Parameter(matrix)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x.flatten(1) @ self.matrix.mT).reshape(x.shape)
-
-    def lipschitz_bound(self) -> float:
-        return torch.linalg.matrix_norm(self.matrix, 2).item()
 
 
 class Wells(Block):
@@ -64,7 +50,9 @@ def gaussian_network(shape=(2,)) -> tuple[InvertibleResNet, GaussianMixture]:
     slopes = torch.linalg.eigvalsh(ideal)
     scale, lipschitz = slopes.mean().item(), ((slopes[1] - slopes[0]) / slopes.sum()).item() + 0.05
     matrix = (torch.eye(2, dtype=DOUBLE) - ideal / scale) / lipschitz
-    net = InvertibleResNet(Linear(matrix, shape), lipschitz=lipschitz, scale=scale)
+    block = Affine(matrix)
+    block.shape = shape
+    net = InvertibleResNet(block, lipschitz=lipschitz, scale=scale)
     return net, GaussianMixture.gaussian(torch.zeros(2, dtype=DOUBLE), covariance)
 
 
@@ -139,7 +127,7 @@ def test_the_certificate_bounds_the_slopes(name, seed):
 
 
 def test_the_certificate_and_its_bound_are_attained_by_a_dilation():
-    net = InvertibleResNet(Linear(torch.eye(2, dtype=DOUBLE)), lipschitz=0.8, scale=2.0)
+    net = InvertibleResNet(Affine(torch.eye(2, dtype=DOUBLE)), lipschitz=0.8, scale=2.0)
     problem = LinearProblem(torch.diag(torch.tensor([1.0, 0.9], dtype=DOUBLE)), noise_std=0.3)
     learned = LearnedPosterior(net, problem, trained_at=0.4)
     assert concavity_defect(net) == pytest.approx(1 - 2.0 * 0.2)
@@ -222,7 +210,7 @@ def test_newton_alone_would_leap_over_and_over():
 
 
 def test_a_search_that_runs_away_or_is_cut_short_says_so():
-    net = InvertibleResNet(Linear(torch.eye(2, dtype=DOUBLE)), lipschitz=0.9, scale=1.0)
+    net = InvertibleResNet(Affine(torch.eye(2, dtype=DOUBLE)), lipschitz=0.9, scale=1.0)
     problem = LinearProblem(torch.tensor([[1.0, 0.0]], dtype=DOUBLE), noise_std=0.5)
     learned, z = LearnedPosterior(net, problem, trained_at=0.5), points(4)
     with pytest.raises(NotConverged, match="4 of 4 searches") as failure:
@@ -245,7 +233,7 @@ def test_the_proximal_map_of_every_step_is_a_denoiser(gamma):
 
 
 def test_the_proximal_map_stretches_as_far_as_it_may_and_ends_at_its_limit():
-    net = InvertibleResNet(Linear(torch.eye(2, dtype=DOUBLE)), lipschitz=0.9, scale=2.0)
+    net = InvertibleResNet(Affine(torch.eye(2, dtype=DOUBLE)), lipschitz=0.9, scale=2.0)
     v, defect = points(4), 0.8
     for gamma in (0.5, 1.2):
         assert torch.allclose(proximal(net, v, gamma, tol=1e-9), v / (1 - gamma * defect))

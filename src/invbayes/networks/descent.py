@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from invbayes._checks import check_count, check_positive
 from invbayes.errors import NotConverged
+from invbayes.networks.evidence import mean_along
 
 Field = Callable[[Tensor, Tensor], Tensor]
 FieldWithJacobian = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -87,7 +87,5 @@ def _shortened(field: Field, x: Tensor, rows: Tensor, value: Tensor, step: Tenso
 
 def _work(field: Field, x: Tensor, rows: Tensor, step: Tensor) -> Tensor:
     """The work along each step, by Gauss's rule with five nodes: no difference of large numbers."""
-    places, weights = np.polynomial.legendre.leggauss(5)
-    pairs = zip((places / 2 + 0.5).tolist(), (weights / 2).tolist(), strict=True)
-    total = sum(weight * field(x + place * step, rows) for place, weight in pairs)
+    total = mean_along(lambda points: field(points, rows), x, step, nodes=5)
     return (total * step).flatten(1).sum(1)

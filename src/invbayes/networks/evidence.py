@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -41,11 +43,18 @@ def line_integral(net: InvertibleResNet, start: Tensor, end: Tensor, *, nodes: i
     check_count("nodes", nodes)
     check_points("start", start, net.shape, like=net.log_scale)
     check_points("end", end, net.shape, like=net.log_scale)
-    rule = np.polynomial.legendre.leggauss(nodes)
-    places, weights = (torch.from_numpy(numbers).to(end) / 2 for numbers in rule)
     step = end - start
-    total = sum(w * net(start + (t + 0.5) * step) for t, w in zip(places, weights, strict=True))
-    return (total * step).flatten(step.ndim - len(net.shape)).sum(-1)
+    return (mean_along(net, start, step, nodes) * step).flatten(step.ndim - len(net.shape)).sum(-1)
+
+
+def mean_along(
+    field: Callable[[Tensor], Tensor], start: Tensor, step: Tensor, nodes: int
+) -> Tensor:
+    r"""The mean of a field on a segment, :math:`\int_0^1 F(x_0 + t\,v)\, \mathrm{d}t`, by Gauss's rule."""
+    rule = np.polynomial.legendre.leggauss(nodes)
+    places, weights = (torch.from_numpy(numbers).to(step) / 2 for numbers in rule)
+    pairs = zip(places, weights, strict=True)
+    return sum(w * field(start + (t + 0.5) * step) for t, w in pairs)
 
 
 @torch.no_grad()

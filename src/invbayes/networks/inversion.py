@@ -14,6 +14,11 @@ from invbayes.networks.steps import Method
 NEWTON_DIM = 128
 
 
+def newton_pays(block: BlockMap, dim: int) -> bool:
+    """Whether a Jacobian of this many unknowns costs less than the steps that it saves."""
+    return dim <= NEWTON_DIM and has_own_jacobian(block)
+
+
 def undo_blocks(
     maps: list[BlockMap], z: Tensor, start: Tensor | None, goal: Goal, method: Method | None
 ) -> Tensor:
@@ -42,8 +47,7 @@ def _undo(
     """The x with x − L g(x) = z, for rows of points of any shape."""
     shape = z.shape[1:]
     if method is None:
-        few = shape.numel() <= NEWTON_DIM
-        method = "newton" if few and has_own_jacobian(g) else "anderson"
+        method = "newton" if newton_pays(g, shape.numel()) else "anderson"
 
     def f(rows: Tensor) -> Tensor:
         return goal.lipschitz * g(rows.reshape(-1, *shape)).flatten(1)

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from invbayes._checks import check_instance, check_points, check_positive, number
-from invbayes.networks.blocks import has_own_jacobian
 from invbayes.networks.contraction import fixed_point
-from invbayes.networks.inversion import NEWTON_DIM
+from invbayes.networks.inversion import newton_pays
 from invbayes.networks.iresnet import InvertibleResNet
 
 
@@ -87,8 +86,7 @@ def resolve(
         rest = scale * x - value.flatten(1), scale * torch.eye(dim).to(x) - jacobian
         return (rest[0] @ gain, gain @ rest[1]) if gain.ndim else (rest[0] * gain, rest[1] * gain)
 
-    few = dim <= NEWTON_DIM and has_own_jacobian(net.blocks[0])
-    options = {"with_jacobian": with_jacobian} if few else {}
+    options = {"with_jacobian": with_jacobian} if newton_pays(net.blocks[0], dim) else {}
     found = fixed_point(pull, z.reshape(-1, dim), lipschitz=lipschitz, tol=tol, **options)
     return found.reshape(z.shape)
 
