@@ -59,12 +59,14 @@ serve: book
 # The peer is installed for the benchmark alone, beside the environment and not into it. The
 # trainings take about forty minutes on two cores, the error bars an hour on one.
 bench: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .bench normflows==1.7.3
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .bench normflows==1.7.3 \
+		bm3d==4.0.3 bm4d==4.2.5
 	PYTHONPATH=.bench $(BIN)/python tests/benchmarks/network.py
 	$(BIN)/python tests/benchmarks/training_costs.py
 	$(BIN)/python tests/benchmarks/trainings.py
 	$(BIN)/python tests/benchmarks/error_bars.py
 	$(BIN)/python tests/benchmarks/one_network.py
+	PYTHONPATH=.bench $(BIN)/python tests/benchmarks/images.py
 	$(BIN)/python -m tests.benchmarks.own_problem
 
 clean:

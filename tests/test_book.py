@@ -35,6 +35,7 @@ FLOORS = [
     "bayes.posteriors",
     "bayes.modes",
     "bayes.estimators",
+    "networks.conjugate",
     "networks.precision",
     "networks.state",
     "networks.steps",
@@ -43,6 +44,9 @@ FLOORS = [
     "networks.activations",
     "networks.blocks",
     "networks.dense",
+    "networks.convolutions",
+    "networks.ridge",
+    "networks.convolutional",
     "networks.stochastic",
     "networks.inversion",
     "networks.iresnet",
@@ -72,6 +76,7 @@ FLOORS = [
     "deep_prior.network",
     "deep_prior.observation_fit",
     "examples",
+    "imaging",
     "figures",
 ]
 SMALL = {"networks.activations", "progress", "errors"}

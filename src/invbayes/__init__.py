@@ -29,6 +29,8 @@ from invbayes.errors import NotConverged, RangeWarning, RunawayWarning, TiedMode
 from invbayes.networks.activations import Elu, HalfAbs, HalfLinear, Tanh
 from invbayes.networks.blocks import Block
 from invbayes.networks.contraction import fixed_point
+from invbayes.networks.convolutional import LipschitzConvolutional
+from invbayes.networks.convolutions import convolution_norm
 from invbayes.networks.covariance import (
     ErrorBars,
     EstimatedVariance,
@@ -42,6 +44,7 @@ from invbayes.networks.iresnet import InvertibleResNet
 from invbayes.networks.learned_posterior import LearnedPosterior, StationaryPoints
 from invbayes.networks.proximal import concavity_defect, proximal
 from invbayes.networks.pushforward import pushforward_log_prob, pushforward_score
+from invbayes.networks.ridge import Ridge
 from invbayes.networks.saving import load_network, save_network
 from invbayes.networks.stein import unbiased_risk
 from invbayes.networks.stochastic import (
@@ -61,7 +64,13 @@ from invbayes.training.objectives import (
     Reconstruction,
 )
 from invbayes.training.report import Measured, Report, report
-from invbayes.training.samplers import fixed_samples, fresh_noise, fresh_samples, quasi_samples
+from invbayes.training.samplers import (
+    fixed_samples,
+    fresh_noise,
+    fresh_samples,
+    quasi_samples,
+    random_crops,
+)
 from invbayes.training.training import TrainingRecord, train
 from invbayes.training.without_truth import UnbiasedRisk
 
@@ -87,6 +96,7 @@ __all__ = [
     "Iterate",
     "LearnedPosterior",
     "LinearProblem",
+    "LipschitzConvolutional",
     "LipschitzDense",
     "LogDeterminant",
     "Measured",
@@ -94,6 +104,7 @@ __all__ = [
     "RangeWarning",
     "Reconstruction",
     "Report",
+    "Ridge",
     "RunawayWarning",
     "StationaryPoints",
     "Tanh",
@@ -104,6 +115,7 @@ __all__ = [
     "UnbiasedRisk",
     "amplification",
     "concavity_defect",
+    "convolution_norm",
     "data_density",
     "decay_rate",
     "fit",
@@ -142,6 +154,7 @@ __all__ = [
     "pushforward_log_prob",
     "pushforward_score",
     "quasi_samples",
+    "random_crops",
     "report",
     "save_network",
     "train",

@@ -73,7 +73,12 @@ def test_wrong_adjoints_are_refused(adjoint, message):
             {"shape": (1, 6, 6), "dtype": torch.int64},
             "dtype must be a floating-point dtype",
         ),
-        ((torch.eye(2),), {"shape": (2,)}, "for a function as operator only"),
+        (
+            (torch.eye(2),),
+            {"shape": (3,)},
+            "shape must have as many entries as operator has columns, 2",
+        ),
+        ((torch.eye(2),), {"shape": 2}, "shape, that of one point, must be a tuple of ints"),
         ((torch.eye(2),), {"adjoint": torch.neg}, "for a function as operator only"),
         ((torch.eye(2),), {"dtype": torch.float32}, "for a function as operator only"),
         ((torch.eye(2).numpy(),), {}, "operator must be a floating-point tensor, got ndarray"),

@@ -172,3 +172,17 @@ def test_a_function_follows_to_another_dtype():
     stuck = LinearProblem(lambda x: x @ torch.eye(2), 0.3, shape=(2,))
     with pytest.raises(ValueError, match="operator failed on a batch"):
         stuck.to(dtype=torch.float64)
+
+
+@pytest.mark.parametrize("make", [torch.Tensor.to_sparse, torch.clone])
+def test_a_matrix_takes_points_of_any_shape_with_its_columns(make, generator):
+    matrix = torch.randn(4, 6, generator=generator, dtype=torch.float64)
+    flat = LinearProblem(matrix, 0.1)
+    shaped = LinearProblem(make(matrix), 0.1, shape=(1, 2, 3)).to(dtype=torch.float64)
+    x = torch.randn(2, 5, 1, 2, 3, generator=generator, dtype=torch.float64)
+    y = shaped.apply(x)
+    torch.testing.assert_close(y, flat.apply(x.flatten(2)))
+    assert shaped.adjoint(y).shape == x.shape
+    torch.testing.assert_close(shaped.adjoint(y).flatten(2), flat.adjoint(y))
+    torch.testing.assert_close(shaped.matrix, matrix)
+    assert shaped.shape == (1, 2, 3)

@@ -13,19 +13,20 @@ from .conftest import DESKTOP
 WORDS_FOR_FORMULAS = """() => document.querySelectorAll('mjx-container').forEach(
     formula => formula.replaceWith('formula'))"""
 # Text inside the same tags and classes has the same colours: axe, which needs seconds for a
-# thousand words of code, is given one of each.
+# thousand words of code, is given one of each; what is emptied by this counts like what was empty.
 THIN_OUT = """() => {
     const seen = new Set();
     // All are looked at before the first is removed: each removal asks for a new layout.
-    const leaves = [...document.querySelectorAll('body *')].filter(
-        element => !element.children.length && element.checkVisibility());
-    for (const element of leaves) {
-        let key = '';
-        for (let e = element; e != document.body; e = e.parentElement)
-            key += `${e.tagName}.${e.getAttribute('class')} `;
+    const visible = new Set(
+        [...document.querySelectorAll('body *')].filter(element => element.checkVisibility()));
+    const thinOut = (element, around) => {
+        const key = `${around}${element.tagName}.${element.getAttribute('class')} `;
+        for (const child of [...element.children]) thinOut(child, key);
+        if (element.children.length || !visible.has(element)) return;
         if (seen.has(key)) element.remove();
         seen.add(key);
-    }
+    };
+    for (const element of [...document.body.children]) thinOut(element, '');
 }"""
 # No preload: the page loads nothing more for the sake of the check.
 AXE = {"resultTypes": ["violations"], "preload": False}

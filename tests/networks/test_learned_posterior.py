@@ -16,7 +16,7 @@ from invbayes import (
     proximal,
 )
 from invbayes.networks.blocks import Block
-from invbayes.networks.descent import _downhill, _work, descend
+from invbayes.networks.descent import _downhill, _work, descend, newton
 from tests.own_blocks import Affine
 
 LEVEL, DOUBLE = 0.5, torch.float64
@@ -195,7 +195,7 @@ def test_newton_alone_would_leap_over_and_over():
         return field(x, rows), ((1 + x**2) ** -1.5)[..., None]
 
     start = torch.tensor([[3.0], [-0.1], [40.0]], dtype=DOUBLE)
-    found = descend(with_jacobian, field, start, longest=1e9, tol=None, max_steps=60)
+    found = descend(field, newton(with_jacobian), start, longest=1e9, tol=None, max_steps=60)
     assert found.abs().max() < 1e-9
     seen = []
 
@@ -203,7 +203,7 @@ def test_newton_alone_would_leap_over_and_over():
         seen.append(x)
         return with_jacobian(x, rows)
 
-    descend(spying, field, start[2:], longest=0.5, tol=None, max_steps=200)
+    descend(field, newton(spying), start[2:], longest=0.5, tol=None, max_steps=200)
     steps = torch.stack(seen).diff(dim=0).abs()
     assert steps.max() == pytest.approx(0.5)
     assert len(seen) > 75

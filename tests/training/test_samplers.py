@@ -14,6 +14,7 @@ from invbayes import (
     fresh_noise,
     fresh_samples,
     quasi_samples,
+    random_crops,
 )
 from tests.conftest import assert_mean_close, random_mixture, random_operator
 
@@ -242,3 +243,61 @@ def test_a_bad_number_of_samples_is_named(setting, n):
 def test_no_data_set_is_named():
     with pytest.raises(ValueError, match="x must be a floating-point tensor, got NoneType"):
         fixed_samples(None, torch.zeros(2, 2))
+
+
+def crops_of(pictures, shape, n, generator, noise=1e-6):
+    problem = LinearProblem(torch.clone, noise, shape=shape, dtype=torch.float64)
+    return random_crops(pictures, problem)(n, generator)
+
+
+def test_every_place_of_every_picture_is_as_likely(generator):
+    """A picture of numbers tells where a cut-out of one pixel came from."""
+    pictures = [
+        torch.arange(6.0).double().reshape(1, 2, 3),
+        torch.arange(6.0, 10).double().reshape(1, 1, 4),
+    ]
+    x, _ = crops_of(pictures, (1, 1, 1), 20_000, generator)
+    counts = torch.bincount(x.flatten().round().long(), minlength=10).double()
+    assert ((counts - 2000) ** 2 / 2000).sum() < 28  # chi-squared with nine degrees, p = 0.001
+
+
+@pytest.mark.parametrize(("shape", "turns"), [((2, 3, 3), 8), ((2, 2, 3), 4)])
+def test_a_cut_out_is_mirrored_and_a_square_one_transposed(shape, turns, generator):
+    picture = torch.rand(*shape, generator=generator, dtype=torch.float64)
+    x, z = crops_of([picture], shape, 4000, generator)
+    kinds, counts = x.unique(dim=0, return_counts=True)
+    assert len(kinds) == turns
+    expected = 4000 / turns
+    assert ((counts - expected) ** 2 / expected).sum() < 25
+    sets = [picture, picture.flip(1), picture.flip(2), picture.flip(1, 2)]
+    sets += [p.mT for p in sets] if turns == 8 else []
+    for kind in kinds:
+        assert any(torch.equal(kind, p) for p in sets)
+    assert 0 < (z - x).abs().max() < 1e-4
+
+
+def test_the_cut_outs_data_are_those_of_the_problem(generator):
+    problem = LinearProblem(lambda x: 3 * x, 0.5, shape=(1, 4, 5), dtype=torch.float64)
+    picture = torch.zeros(1, 9, 9, dtype=torch.float64)
+    x, z = random_crops([picture], problem)(2000, generator)
+    assert x.shape == z.shape == (2000, 1, 4, 5)
+    assert (x == 0).all()
+    assert z.std().item() == pytest.approx(1.5, rel=0.03)
+    picture += 1.0  # the sampler has its own copy
+    assert (random_crops([picture], problem)(1, generator)[0] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("pictures", "shape", "message"),
+    [
+        ([], (1, 2, 2), "pictures must name at least one"),
+        ([torch.zeros(1, 2, 9).double()], (1, 3, 3), "at least as large as a cut-out"),
+        ([torch.zeros(2, 9, 9).double()], (1, 3, 3), "pictures must have shape"),
+        ([torch.zeros(1, 1, 9, 9).double()], (1, 3, 3), "pictures must have three axes"),
+        ([torch.zeros(1, 9, 9)], (1, 3, 3), "pictures must have dtype"),
+        ([torch.zeros(1, 9, 9).double()], (9,), "problem must be one of pictures"),
+    ],
+)
+def test_pictures_that_do_not_fit_are_named(pictures, shape, message):
+    with pytest.raises(ValueError, match=message):
+        crops_of(pictures, shape, 2, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from scipy import sparse
@@ -42,14 +43,10 @@ class Operator(ABC):
 
 @dataclass(frozen=True)
 class Matrix(Operator):
-    """A dense or sparse matrix ``(m, d)``."""
+    """A dense or sparse matrix ``(m, d)``, for points of any shape with d entries."""
 
     like: Tensor
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(d,)."""
-        return (self.like.shape[1],)
+    shape: tuple[int, ...]
 
     @property
     def data_shape(self) -> tuple[int, ...]:
@@ -57,12 +54,19 @@ class Matrix(Operator):
         return (self.like.shape[0],)
 
     def apply(self, x: Tensor) -> Tensor:
-        """A x for rows x."""
-        return (self.like @ x.mT).mT if self.like.is_sparse else x @ self.like.mT
+        """A x for points ``(n, *shape)``."""
+        rows = x.flatten(1)
+        return (self.like @ rows.mT).mT if self.like.is_sparse else rows @ self.like.mT
 
     def adjoint(self, y: Tensor) -> Tensor:
         """A* y for rows y."""
-        return (self.like.t() @ y.mT).mT if self.like.is_sparse else y @ self.like
+        rows = (self._transposed @ y.mT).mT if self.like.is_sparse else y @ self.like
+        return rows.reshape(len(y), *self.shape)
+
+    @cached_property
+    def _transposed(self) -> Tensor:
+        """The transpose of a sparse matrix, its entries put in order once."""
+        return self.like.t().coalesce()
 
     def matrix(self) -> Tensor:
         """The dense matrix."""
@@ -70,7 +74,7 @@ class Matrix(Operator):
 
     def to(self, device: torch.device | None, dtype: torch.dtype | None) -> Operator:
         """The matrix on another device or in another dtype."""
-        return Matrix(self.like.to(device=device, dtype=dtype))
+        return Matrix(self.like.to(device=device, dtype=dtype), self.shape)
 
 
 @dataclass(frozen=True)
@@ -107,18 +111,29 @@ class Function(Operator):
         return function_operator(self.function, self.transpose, self.shape, like)
 
 
-def matrix_operator(operator: Tensor) -> Matrix:
+def matrix_operator(operator: Tensor, shape: tuple[int, ...] | None) -> Matrix:
     """A checked copy of a dense or sparse matrix, also one of `scipy.sparse`."""
+    matrix = _checked_matrix(operator)
+    points = torch.Size(matrix.shape[1:]) if shape is None else _point_shape(shape)
+    if points.numel() != matrix.shape[1]:
+        raise ValueError(
+            f"shape must have as many entries as operator has columns, {matrix.shape[1]}, "
+            f"got {tuple(points)}"
+        )
+    return Matrix(matrix, tuple(points))
+
+
+def _checked_matrix(operator: Tensor) -> Tensor:
     if sparse.issparse(operator):
         operator = _from_scipy(operator)
     if not isinstance(operator, Tensor) or operator.layout == torch.strided:
         check_matrix("operator", operator, None)
-        return Matrix(operator.clone())
+        return operator.clone()
     if operator.ndim != 2 or 0 in operator.shape:
         raise ValueError(f"operator must be a matrix of shape (m, d), got {tuple(operator.shape)}")
     found = (operator if operator.is_sparse else operator.to_sparse()).coalesce()
     check_float_tensor("operator", found.values())
-    return Matrix(found.clone())
+    return found.clone()
 
 
 def _from_scipy(operator: sparse.sparray) -> Tensor:

@@ -27,7 +27,7 @@ class LinearProblem:
             a function of batches, ``(n, *shape)`` to ``(n, *data_shape)``.
         noise_std: δ > 0, the standard deviation of the noise, in the units of y.
         noise_covariance: Γ in place of δ: ``(m, m)``, or its diagonal ``(m,)``.
-        shape: of one point, such as ``(1, 28, 28)``; for a function only.
+        shape: of one point, such as ``(1, 28, 28)``; for a matrix ``(d,)``, if it is not given.
         adjoint: A* for a function: ``(n, *data_shape)`` to ``(n, *shape)``; by default by
             automatic differentiation. Compared with A on random points.
         dtype: of the points of a function; by default PyTorch's default.
@@ -73,9 +73,9 @@ class LinearProblem:
             like = torch.zeros((), dtype=dtype)
             self._operator = function_operator(operator, adjoint, shape, like)
         else:
-            if shape is not None or adjoint is not None or dtype is not None:
-                raise ValueError("shape, adjoint and dtype are for a function as operator only")
-            self._operator = matrix_operator(operator)
+            if adjoint is not None or dtype is not None:
+                raise ValueError("adjoint and dtype are for a function as operator only")
+            self._operator = matrix_operator(operator, shape)
         if (noise_std is None) == (noise_covariance is None):
             which = "neither" if noise_std is None else "both"
             raise ValueError(f"one of noise_std and noise_covariance must be given, got {which}")

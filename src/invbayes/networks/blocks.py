@@ -25,6 +25,9 @@ class BlockMap(Protocol):
     def with_divergence(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """g(x) and its divergence ``(n,)``."""
 
+    def linearised(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """g(x) and the product v ↦ Dg(x)ᵀ v."""
+
 
 class Block(Described, ABC):
     r"""A map that never stretches a distance, :math:`\|g(x) - g(y)\| \le \|x - y\|`: subclass it.
@@ -39,6 +42,8 @@ class Block(Described, ABC):
 
     Attributes:
         shape: of one point, such as ``(2,)`` or ``(1, 28, 28)``; None stands for any length.
+        is_gradient: whether g is the gradient of a function, which ``potential(x)`` then gives,
+            shape ``(n,)``; the inverse needs no Jacobian, only products with it.
 
     Example:
         >>> import torch
@@ -55,9 +60,12 @@ class Block(Described, ABC):
         ([[[-1.0, 0.0], [-0.0, 1.0]]], [0.0])
         >>> block.options, block.prepared() is block, block.lipschitz_bound()
         ({}, True, 1.0)
+        >>> block.linearised(x)[1](torch.ones(1, 2))
+        tensor([[-1.,  1.]])
     """
 
     shape: Shape
+    is_gradient = False
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -84,6 +92,11 @@ class Block(Described, ABC):
         """g(x) and its divergence ``(n,)``, the trace of `with_jacobian`."""
         value, jacobian = self.with_jacobian(x)
         return value, trace(jacobian)
+
+    def linearised(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """g(x) and the product v ↦ Dg(x)ᵀ v, by reverse-mode differentiation."""
+        value, pull = torch.func.vjp(self, x)
+        return value, lambda v: pull(v)[0]
 
     kind = "block"
 
@@ -139,7 +152,7 @@ def _check_stretch(block: Block, bound: float) -> None:
     """Raise if some pair of points proves a bound wrong; that none does proves nothing."""
     like = next(block.parameters(), torch.zeros(()))
     generator = torch.Generator().manual_seed(0)
-    shape = (8 if size is None else size for size in block.shape)
+    shape = (16 if size is None else size for size in block.shape)
     x, direction = torch.randn(2, 16, *shape, generator=generator).to(like)
     g = block.prepared()
     value = g(x)

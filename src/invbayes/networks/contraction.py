@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn, get_args
 
 import torch
 from torch import Tensor
@@ -18,8 +18,9 @@ from invbayes._checks import (
     check_positive,
 )
 from invbayes.errors import NotConverged
+from invbayes.networks.conjugate import conjugate_gradients
 from invbayes.networks.implicit import attach_direct, attach_iterative
-from invbayes.networks.steps import LinearSteps, Method, Points, Steps, make_steps
+from invbayes.networks.steps import Linearised, LinearSteps, Method, Points, Steps, make_steps
 
 Map = Callable[[Tensor], Tensor]
 MapWithJacobian = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -156,23 +157,42 @@ def solve(
     goal: Goal,
     *,
     method: Method | None,
-    with_jacobian: MapWithJacobian | None,
+    with_jacobian: MapWithJacobian | None = None,
+    linearised: Linearised | None = None,
 ) -> Tensor:
-    """`fixed_point` for rows ``(n, d)``, with a goal of its own."""
-    if method not in (None, "newton", "anderson", "plain"):
-        raise ValueError(f"method must be 'newton', 'anderson' or 'plain', got {method!r}")
+    """`fixed_point` for rows ``(n, d)``, with a goal of its own; f may be linearised if a gradient."""
+    if method not in (None, *get_args(Method)):
+        raise ValueError(f"method must be one of {[*get_args(Method)]}, got {method!r}")
     method = method or ("newton" if with_jacobian else "anderson")
     if method == "newton" and with_jacobian is None:
         raise ValueError("method 'newton' needs with_jacobian, got none")
+    if method == "newton-cg" and linearised is None:
+        raise ValueError("method 'newton-cg' is for blocks that are gradients, got another map")
     goal.check_reachable(z)
-    steps = make_steps(method, f, with_jacobian)
+    steps = make_steps(method, f, with_jacobian, linearised)
     with torch.no_grad():
         solution = _iterate(steps, z.detach(), start.detach(), goal)
     if not torch.is_grad_enabled():
         return solution
     if method == "newton":
         return attach_direct(with_jacobian, z, solution)
+    if method == "newton-cg":
+        return attach_iterative(f, z, solution, _symmetric_solver(linearised, solution, goal))
     return attach_iterative(f, z, solution, _adjoint_solver(goal.lipschitz))
+
+
+def _symmetric_solver(
+    linearised: Linearised, solution: Tensor, goal: Goal
+) -> Callable[[Map, Tensor], Tensor]:
+    """Solves w = v + B w for the symmetric B = Df(x) by conjugate gradients."""
+
+    def resolve(_: Map, v: Tensor) -> Tensor:
+        _, product = linearised(solution)
+        reduction = torch.finfo(v.dtype).eps ** 0.5
+        most = math.ceil(math.log(2 / reduction) / (1 - goal.lipschitz) ** 0.5)
+        return conjugate_gradients(lambda w: w - product(w), v, reduction=reduction, most=most)
+
+    return resolve
 
 
 def _adjoint_solver(lipschitz: float) -> Callable[[Map, Tensor], Tensor]:

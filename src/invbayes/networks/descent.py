@@ -9,18 +9,21 @@ from torch import Tensor
 
 from invbayes._checks import check_count, check_positive
 from invbayes.errors import NotConverged
+from invbayes.networks.conjugate import PRODUCTS, REDUCTION, conjugate_gradients
 from invbayes.networks.evidence import mean_along
 
 Field = Callable[[Tensor, Tensor], Tensor]
 FieldWithJacobian = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+Direction = Callable[[Tensor, Tensor, Tensor], Tensor]
+Product = Callable[[Tensor], Tensor]
 HALVINGS = 40
 # The least curvature that a step outside of a valley trusts, relative to the largest.
 FLOOR = 1e-3
 
 
 def descend(
-    with_jacobian: FieldWithJacobian,
     field: Field,
+    direction: Direction,
     starts: Tensor,
     *,
     longest: float,
@@ -29,7 +32,8 @@ def descend(
 ) -> Tensor:
     r"""Points ``(n, *shape)`` where the field vanishes, downhill from the starts.
 
-    The field F may depend on the row of a point: ``field(x, rows)`` for some of the points. No step
+    The field F may depend on the row of a point: ``field(x, rows)`` for some of the points, and
+    ``direction(x, rows, value)`` tells where to go, as `newton` and `truncated_newton` do. No step
     is longer than ``longest``, the length over which F may change, and a step v is halved until
     the work :math:`\int_0^1 \langle F(x + \tau v), v \rangle\, \mathrm{d}\tau` is negative
     enough: for a gradient that is the change of its potential.
@@ -39,13 +43,13 @@ def descend(
     check_positive("tol", tol)
     x, rows = starts.clone(), torch.arange(len(starts), device=starts.device)
     for count in range(max_steps + 1):
-        value, jacobian = with_jacobian(x[rows], rows)
+        value = field(x[rows], rows)
         size = value.flatten(1).norm(dim=1)
         moving = ~(size <= tol)
-        rows, value, jacobian, size = rows[moving], value[moving], jacobian[moving], size[moving]
+        rows, value, size = rows[moving], value[moving], size[moving]
         if not len(rows) or count == max_steps:
             break
-        step = _downhill(value.flatten(1), jacobian)
+        step = direction(x[rows], rows, value).flatten(1)
         step = step * (longest / step.norm(dim=1, keepdim=True)).clamp(max=1)
         x[rows] += _shortened(field, x[rows], rows, value, step.reshape(value.shape))
     if len(rows):
@@ -58,6 +62,32 @@ def descend(
             point=x,
         )
     return x
+
+
+def newton(with_jacobian: FieldWithJacobian) -> Direction:
+    """Newton's steps in valleys, with the whole Jacobian; elsewhere steps that turn downhill."""
+
+    def direction(x: Tensor, rows: Tensor, value: Tensor) -> Tensor:
+        return _downhill(value.flatten(1), with_jacobian(x, rows)[1])
+
+    return direction
+
+
+def truncated_newton(linearised: Callable[[Tensor], Product]) -> Direction:
+    """Newton's steps by conjugate gradients for a field that is a gradient.
+
+    Each is solved to a twentieth, or until a direction curves down, and leads downhill.
+    """
+
+    def direction(x: Tensor, _rows: Tensor, value: Tensor) -> Tensor:
+        product = linearised(x)
+
+        def flat(v: Tensor) -> Tensor:
+            return product(v.reshape(x.shape)).flatten(1)
+
+        return -conjugate_gradients(flat, value.flatten(1), reduction=REDUCTION, most=PRODUCTS)
+
+    return direction
 
 
 def _downhill(value: Tensor, jacobian: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from invbayes.networks.iresnet import InvertibleResNet
 
 
 def line_integral(net: InvertibleResNet, start: Tensor, end: Tensor, *, nodes: int = 24) -> Tensor:
-    r"""The integral of φ along a segment, by Gauss's rule,
+    r"""The integral of φ along a segment, by Gauss's rule, or by its potential if it has one,
 
     .. math:: \int_0^1 \langle \varphi(x_0 + t\,(x_1 - x_0)),\, x_1 - x_0 \rangle\, \mathrm{d}t .
 
@@ -43,6 +43,8 @@ def line_integral(net: InvertibleResNet, start: Tensor, end: Tensor, *, nodes: i
     check_count("nodes", nodes)
     check_points("start", start, net.shape, like=net.log_scale)
     check_points("end", end, net.shape, like=net.log_scale)
+    if len(net.blocks) == 1 and net.blocks[0].is_gradient:
+        return net.potential(end) - net.potential(start)
     step = end - start
     return (mean_along(net, start, step, nodes) * step).flatten(step.ndim - len(net.shape)).sum(-1)
 

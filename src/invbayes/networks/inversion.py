@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from invbayes.errors import NotConverged
 from invbayes.networks.blocks import BlockMap, has_own_jacobian
 from invbayes.networks.contraction import Goal, MapWithJacobian, solve
-from invbayes.networks.steps import Method
+from invbayes.networks.steps import Linearised, Method
 
 # Up to this many unknowns a Jacobian and its factorisation cost less than the steps they save.
 NEWTON_DIM = 128
@@ -17,6 +19,13 @@ NEWTON_DIM = 128
 def newton_pays(block: BlockMap, dim: int) -> bool:
     """Whether a Jacobian of this many unknowns costs less than the steps that it saves."""
     return dim <= NEWTON_DIM and has_own_jacobian(block)
+
+
+def best_method(block: BlockMap, dim: int) -> Method:
+    """Newton's method where it pays, with conjugate gradients for gradients; Anderson's elsewhere."""
+    if newton_pays(block, dim):
+        return "newton"
+    return "newton-cg" if getattr(block, "is_gradient", False) else "anderson"
 
 
 def undo_blocks(
@@ -47,14 +56,28 @@ def _undo(
     """The x with x − L g(x) = z, for rows of points of any shape."""
     shape = z.shape[1:]
     if method is None:
-        method = "newton" if newton_pays(g, shape.numel()) else "anderson"
+        method = best_method(g, shape.numel())
 
     def f(rows: Tensor) -> Tensor:
         return goal.lipschitz * g(rows.reshape(-1, *shape)).flatten(1)
 
     flat, first = z.flatten(1), (z if start is None else start).flatten(1)
     with_jacobian = _scaled(g, shape, goal.lipschitz) if method == "newton" else None
-    return solve(f, flat, first, goal, method=method, with_jacobian=with_jacobian).reshape(z.shape)
+    linearised = _linear(g, shape, goal.lipschitz) if getattr(g, "is_gradient", False) else None
+    derivatives = {"with_jacobian": with_jacobian, "linearised": linearised}
+    return solve(f, flat, first, goal, method=method, **derivatives).reshape(z.shape)
+
+
+def _linear(g: BlockMap, shape: torch.Size, lipschitz: float) -> Linearised:
+    def linearised(rows: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        value, product = g.linearised(rows.reshape(-1, *shape))
+
+        def along(v: Tensor) -> Tensor:
+            return lipschitz * product(v.reshape(-1, *shape)).flatten(1)
+
+        return lipschitz * value.flatten(1), along
+
+    return linearised
 
 
 def _scaled(g: BlockMap, shape: torch.Size, lipschitz: float) -> MapWithJacobian:

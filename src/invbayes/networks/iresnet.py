@@ -40,8 +40,7 @@ class InvertibleResNet(Described):
 
     .. math:: \mathrm{Lip}(\varphi) \le c\,(1 + L)^B, \qquad \mathrm{Lip}(\varphi^{-1}) \le \frac{1}{c\,(1 - L)^B}.
 
-    Autocast does not reach inside: all is computed in the dtype of the parameters, single or
-    double precision.
+    All is computed in the parameters' dtype, single or double precision, despite autocast.
 
     Args:
         blocks: the g_b, one `Block` or several; all for points of one shape.
@@ -57,6 +56,7 @@ class InvertibleResNet(Described):
 
     Example:
         >>> import torch
+        >>> from invbayes import Ridge
         >>> generator = torch.Generator().manual_seed(0)
         >>> net = InvertibleResNet.dense(2, generator=generator)
         >>> x = torch.ones(1, 2)
@@ -65,11 +65,12 @@ class InvertibleResNet(Described):
         >>> net.lipschitz_bound() <= 0.99
         True
         >>> jacobian, divergence, log_abs_det = net.jacobian(x), net.divergence(x), net.log_abs_det(x)
-        >>> torch.allclose(divergence[0], jacobian[0].trace())
-        True
-        >>> torch.allclose(log_abs_det[0], jacobian[0].logdet(), atol=1e-6)
+        >>> exact = torch.stack([jacobian[0].trace(), jacobian[0].logdet()])
+        >>> torch.allclose(torch.cat([divergence, log_abs_det]), exact, atol=1e-6)
         True
         >>> net.estimate_log_abs_det(x, terms=10, generator=generator).value.shape
+        torch.Size([1])
+        >>> InvertibleResNet(Ridge((2,), filters=4)).potential(x).shape
         torch.Size([1])
         >>> InvertibleResNet([LipschitzDense(2), LipschitzDense(2, (8,))]).shape
         (2,)
@@ -105,14 +106,7 @@ class InvertibleResNet(Described):
         learn_scale: bool = True,
         **options: Any,
     ) -> InvertibleResNet:
-        """A network of dense blocks.
-
-        Args:
-            dim, hidden: as in `LipschitzDense`.
-            blocks: B, at least 1.
-            lipschitz, scale, learn_scale: as in the class.
-            **options: of `LipschitzDense`: ``activation``, ``generator``.
-        """
+        """A network of ``blocks`` dense blocks; the options are those of `LipschitzDense`."""
         check_count("blocks", blocks)
         made = [LipschitzDense(dim, hidden, **options) for _ in range(blocks)]
         return cls(made, lipschitz=lipschitz, scale=scale, learn_scale=learn_scale)
@@ -169,12 +163,11 @@ class InvertibleResNet(Described):
                 what the dtype can reach, as in `fixed_point`.
             start: a guess of x, of the shape of z, that saves iterations; the answer depends on
                 it within ``tol`` only.
-            method: as in `fixed_point`; by default Newton's for blocks that know their Jacobian
-                and at most 128 unknowns, Anderson's elsewhere.
+            method: as in `fixed_point`, or ``"newton-cg"`` for gradients; by default Newton's for
+                blocks that know their Jacobian and at most 128 unknowns, else the latter or Anderson's.
 
         Raises:
-            ValueError: for wrong shapes, NaN, half precision, or a tolerance that the dtype cannot
-                reach.
+            ValueError: for wrong shapes, NaN, or a tolerance that the dtype cannot reach.
             NotConverged: if a point misses its tolerance; it carries the x reached, and a bound
                 of its error.
         """
@@ -233,6 +226,15 @@ class InvertibleResNet(Described):
         inner = rows.shape[1:].numel() - self.lipschitz * divergence
         value = self.scale * (rows - self.lipschitz * value)
         return value.reshape(x.shape), (self.scale * inner).reshape(lead)
+
+    @in_full_precision
+    def potential(self, x: Tensor) -> Tensor:
+        r""":math:`\Psi^*(x)` with :math:`\nabla \Psi^* = \varphi`, ``(*,)``, for one block that is a gradient."""
+        if len(self.blocks) > 1 or not self.blocks[0].is_gradient:
+            raise ValueError("net must have one block, and that a gradient, to have a potential")
+        rows, lead = self._rows("x", x), x.shape[: x.ndim - len(self.shape)]
+        half = rows.flatten(1).square().sum(1) / 2
+        return (self.scale * (half - self.lipschitz * self.blocks[0].potential(rows))).reshape(lead)
 
     def with_log_abs_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
         r""":math:`\varphi(x)` and :math:`\log |\det D\varphi(x)|`, ``(*,)``, from `with_jacobian`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import torch
@@ -10,13 +12,15 @@ from torch import Tensor
 from invbayes._checks import check_fits, check_instance, check_points, check_positive, number
 from invbayes.bayes.problems import LinearProblem
 from invbayes.errors import NotConverged
-from invbayes.networks.descent import descend
+from invbayes.networks.covariance import LARGEST
+from invbayes.networks.descent import Direction, descend, newton, truncated_newton
 from invbayes.networks.evidence import line_integral
+from invbayes.networks.inversion import best_method
 from invbayes.networks.iresnet import InvertibleResNet
 from invbayes.networks.proximal import check_one_block, concavity_defect, resolve
 
-# The longest step of a search, in units of δ₀: the network was trained to see no finer detail.
-STRIDE = 5.0
+# The longest step of a search, in units of δ₀ √d: the network was trained to see no finer detail.
+STRIDE = 5 / 2**0.5
 
 
 class StationaryPoints(NamedTuple):
@@ -51,7 +55,7 @@ class LearnedPosterior:
 
     Args:
         net: φ, of one block.
-        problem: the measurement, of any rank; A*A is formed as a matrix.
+        problem: the measurement, of any rank.
         trained_at: δ₀ > 0.
 
     Raises:
@@ -89,26 +93,34 @@ class LearnedPosterior:
         self.net, self.problem = net, problem
         self.trained_at = number("trained_at", trained_at)
         self.ratio = (problem.noise_std / self.trained_at) ** 2
-        self.normal_operator = problem.normal_operator
 
     def __repr__(self) -> str:
         return f"LearnedPosterior({self.problem!r}, t={self.ratio:.3g})"
 
+    @cached_property
+    def normal_operator(self) -> Tensor:
+        """A*A, shape ``(d, d)``."""
+        return self.problem.normal_operator
+
     @property
     def monotonicity(self) -> float:
-        """The certificate μ; above zero the learned posterior is strongly log-concave."""
-        least = torch.linalg.eigvalsh(self.normal_operator)[0].clamp(min=0).item()
+        """The certificate μ, with zero for A*A's least eigenvalue beyond 1024 unknowns."""
+        least = 0.0
+        if self.problem.dim <= LARGEST:
+            least = torch.linalg.eigvalsh(self.normal_operator)[0].clamp(min=0).item()
         return least - self.ratio * concavity_defect(self.net)
 
     def forward_map(self, x: Tensor) -> Tensor:
         r""":math:`\varphi_{A,\delta}(x)` for points ``(*, *shape)``."""
-        return self._linear(x) + self.ratio * (self.net(x) - x)
+        return self.problem.mean_normal_data(x) + self.ratio * (self.net(x) - x)
 
     def with_jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
         r""":math:`\varphi_{A,\delta}(x)` and its Jacobian ``(*, d, d)``."""
         value, jacobian = self.net.with_jacobian(x)
         inner = self.ratio * (jacobian - torch.eye(self.problem.dim).to(x))
-        return self._linear(x) + self.ratio * (value - x), self.normal_operator + inner
+        return self.problem.mean_normal_data(x) + self.ratio * (
+            value - x
+        ), self.normal_operator + inner
 
     def score(self, x: Tensor, z: Tensor) -> Tensor:
         r"""The learned :math:`\nabla_x \log p(x \mid z) = (z - \varphi_{A,\delta}(x)) / \delta^2`."""
@@ -136,7 +148,7 @@ class LearnedPosterior:
         self._check(origin=origin)
         work = line_integral(self.net, origin, x, nodes=nodes)
         middle, step = (x + origin) / 2, x - origin
-        rest = self._linear(middle) - self.ratio * middle - z
+        rest = self.problem.mean_normal_data(middle) - self.ratio * middle - z
         return self.ratio * work + (rest * step).flatten(x.ndim - len(self.problem.shape)).sum(-1)
 
     def error_bound(self, x: Tensor, z: Tensor) -> Tensor:
@@ -193,45 +205,58 @@ class LearnedPosterior:
         Raises:
             NotConverged: if a search misses the tolerance; it carries the points reached.
         """
-        self._check(z=z, starts=starts)
-        starts, z = torch.broadcast_tensors(starts, z)
-        shape, axes = starts.shape, len(self.problem.shape)
-        targets, lead = z.reshape(-1, *shape[z.ndim - axes :]), shape[: z.ndim - axes]
-
-        def field(x: Tensor, rows: Tensor) -> Tensor:
-            return self.forward_map(x) - targets[rows]
-
-        def with_jacobian(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-            value, jacobian = self.with_jacobian(x)
-            return value - targets[rows], jacobian
-
-        options = {"longest": STRIDE * self.trained_at, "tol": tol, "max_steps": max_steps}
-        try:
-            x = descend(with_jacobian, field, starts.reshape(targets.shape), **options)
-        except NotConverged as failure:
-            failure.point = failure.point.reshape(shape)
-            raise
-        residual, jacobian = with_jacobian(x, torch.arange(len(x), device=x.device))
+        x = self._descended(z, starts, tol, max_steps)
+        value, jacobian = self.with_jacobian(x)
+        lead = x.shape[: x.ndim - len(self.problem.shape)]
+        size = (value - z).reshape(*lead, -1).norm(dim=-1)
         is_mode = torch.linalg.cholesky_ex(jacobian + jacobian.mT).info == 0
-        size = residual.flatten(1).norm(dim=1)
-        return StationaryPoints(x.reshape(shape), size.reshape(lead), is_mode.reshape(lead))
+        return StationaryPoints(x, size, is_mode)
 
-    def mode(self, z: Tensor, starts: Tensor, **options: float) -> Tensor:
+    def mode(
+        self, z: Tensor, starts: Tensor, *, tol: float | None = None, max_steps: int = 100
+    ) -> Tensor:
         """The solution with the least energy among those reached from several starts.
 
+        Many unknowns and a block that is a gradient need no Jacobian.
+
         Args:
-            z: normal data, shape ``(*, *shape)``.
+            z, tol, max_steps: as in `stationary_points`.
             starts: k of them along the first axis, ``(k, *, *shape)``.
-            **options: of `stationary_points`.
         """
-        found = self.stationary_points(z, starts, **options).x
+        found = self._descended(z, starts, tol, max_steps)
         best = self.energy(found, z.expand(found.shape), origin=found[0]).argmin(0)
         index = best.reshape(1, *best.shape, *[1] * len(self.problem.shape))
         return found.gather(0, index.expand(1, *found.shape[1:]))[0]
 
-    def _linear(self, x: Tensor) -> Tensor:
-        """A*A x, by the matrix: points of any leading axes."""
-        return (x.reshape(-1, self.problem.dim) @ self.normal_operator).reshape(x.shape)
+    def _descended(self, z: Tensor, starts: Tensor, tol: float | None, max_steps: int) -> Tensor:
+        """Where descent from the starts ends, of the shape that they broadcast to with z."""
+        self._check(z=z, starts=starts)
+        starts, z = torch.broadcast_tensors(starts, z)
+        targets = z.reshape(-1, *self.problem.shape)
+
+        def field(x: Tensor, rows: Tensor) -> Tensor:
+            return self.forward_map(x) - targets[rows]
+
+        longest = STRIDE * self.trained_at * self.problem.dim**0.5
+        options = {"longest": longest, "tol": tol, "max_steps": max_steps}
+        try:
+            x = descend(field, self._direction(), starts.reshape(targets.shape), **options)
+        except NotConverged as failure:
+            failure.point = failure.point.reshape(z.shape)
+            raise
+        return x.reshape(z.shape)
+
+    def _direction(self) -> Direction:
+        """Newton's, by conjugate gradients where no Jacobian is at hand or needed."""
+        block, scale, lipschitz = self.net.blocks[0].prepared(), self.net.scale, self.net.lipschitz
+        if best_method(block, self.problem.dim) != "newton-cg":
+            return newton(lambda x, _: self.with_jacobian(x))
+
+        def curvature(product: Callable[[Tensor], Tensor], v: Tensor) -> Tensor:
+            inner = scale * (v - lipschitz * product(v)) - v
+            return self.problem.mean_normal_data(v) + self.ratio * inner
+
+        return truncated_newton(lambda x: partial(curvature, block.linearised(x)[1]))
 
     def _check(self, **points: Tensor) -> None:
         for name, value in points.items():

@@ -11,8 +11,10 @@ import torch
 
 from invbayes._checks import check_instance
 from invbayes.networks.blocks import Block
+from invbayes.networks.convolutional import LipschitzConvolutional
 from invbayes.networks.dense import LipschitzDense
 from invbayes.networks.iresnet import InvertibleResNet
+from invbayes.networks.ridge import Ridge
 
 FORMAT, VERSION = "invbayes.InvertibleResNet", 1
 
@@ -66,7 +68,7 @@ def load_network(
 
     Args:
         path: of the file.
-        blocks: the classes of your own blocks; `LipschitzDense` is known.
+        blocks: the classes of your own blocks; the package's own are known.
         device: where the network shall be.
 
     Raises:
@@ -96,7 +98,7 @@ def load_network(
     for cls in blocks:
         if not isinstance(cls, type):
             raise ValueError(f"blocks must hold classes, got an instance of {type(cls).__name__}")
-    known = {cls.__name__: cls for cls in (LipschitzDense, *blocks)}
+    known = {cls.__name__: cls for cls in (LipschitzDense, LipschitzConvolutional, Ridge, *blocks)}
     unknown = {part["block"] for part in content["blocks"]} - known.keys()
     if unknown:
         raise ValueError(f"blocks must hold the classes of this file's blocks, {sorted(unknown)}")

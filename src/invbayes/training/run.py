@@ -11,7 +11,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -23,6 +24,17 @@ from invbayes.training.samplers import Sampler
 
 CHECKS = 20  # held-out losses in a training
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+
+
+class _Loss(nn.Module):
+    """The loss as a module; objectives call methods of the network, which a wrapped one has not."""
+
+    def __init__(self, net: InvertibleResNet, objective: Objective) -> None:
+        super().__init__()
+        self.net, self.objective = net, objective
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        return self.objective(self.net, x, z)
 
 
 class Run:
@@ -43,6 +55,10 @@ class Run:
         self.parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
         if not self.parameters:
             raise ValueError("net must have a parameter that requires a gradient, got none")
+        self.rank, self.processes = _place()
+        self.loss = _Loss(net, objective)
+        if self.processes > 1:  # before the average copies the parameters: all get the first's
+            self.loss = DistributedDataParallel(self.loss)
         self.stepper = _made(optimizer, self.parameters)
         rate = partial(_step_size, steps=steps, warm=int(warmup * steps))
         self.schedule = LambdaLR(self.stepper, rate)
@@ -59,15 +75,16 @@ class Run:
         self.before = self._randomness()
         self.stepper.zero_grad()
         x, z = _pair(self.sampler(self.batch, self.generator))
-        loss = self.objective(self.net, x, z)
+        loss = self.loss(self._share(x), self._share(z))
         _check_loss(loss)
         loss.backward()
+        loss = self._mean(loss)
         _check_finite(loss, self.parameters, len(self.losses))
         self.moving = True  # from here to the end of the step nothing of it can be saved
         self.stepper.step()
         self.schedule.step()
         self.averaged.update_parameters(self.net)
-        self.losses.append(loss.detach())
+        self.losses.append(loss)
         self.before, self.moving = self._randomness(), False
         self._watch(x)
 
@@ -78,7 +95,7 @@ class Run:
             return False
         if not self.held_out or self.held_out[-1][0] < made:
             with torch.no_grad():
-                loss = self.objective(self.averaged.module, *held_out).item()
+                loss = self._mean(self.objective(self.averaged.module, *held_out)).item()
             self.held_out.append((made, loss))
             if loss == min(lowest for _, lowest in self.held_out):
                 state = self.averaged.module.state_dict()
@@ -93,7 +110,7 @@ class Run:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state as it was before the step under way; a step half made is not written."""
-        if self.moving:
+        if self.moving or self.rank:
             return
         content = {name: getattr(self, name) for name in ("options", "held_out", "best", "before")}
         content |= {name: getattr(self, name).state_dict() for name in self._PARTS}
@@ -104,7 +121,7 @@ class Run:
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Go on from a file."""
-        content = torch.load(path, weights_only=True)
+        content = torch.load(path, weights_only=True, map_location="cpu")
         if tuple(content["options"]) != self.options:
             raise ValueError(
                 f"checkpoint must be of this training, with steps, batch, warmup, average = "
@@ -114,6 +131,7 @@ class Run:
             getattr(self, name).load_state_dict(content[name])
         for name in ("losses", "held_out", "best", "seconds"):
             setattr(self, name, content[name])
+        self.losses = [loss.to(self.parameters[0].device) for loss in self.losses]
         if self.generator is not None:
             self.generator.set_state(content["before"]["generator"])
         if hasattr(self.sampler, "load_state_dict"):
@@ -124,6 +142,24 @@ class Run:
     def elapsed(self) -> float:
         """Seconds, those before an interruption included."""
         return self.seconds + time.perf_counter() - self.started
+
+    def _share(self, samples: Tensor) -> Tensor:
+        """The rows of this process; equal shares, so that the mean of their means is that of all."""
+        if self.processes == 1:
+            return samples
+        if len(samples) % self.processes:
+            raise ValueError(
+                f"batch must give the {self.processes} processes equally many samples, but "
+                f"{len(samples)} came"
+            )
+        return samples.tensor_split(self.processes)[self.rank]
+
+    def _mean(self, loss: Tensor) -> Tensor:
+        """The mean over the processes, so that all of them record, and decide, the same."""
+        mean = loss.detach() / self.processes
+        if self.processes > 1:
+            distributed.all_reduce(mean)
+        return mean
 
     def _randomness(self) -> dict[str, Any]:
         """Where the generator and a sampler with a place of its own stand."""
@@ -141,6 +177,13 @@ class Run:
         if message:
             self.warned = True
             warnings.warn(message, RunawayWarning, stacklevel=5)  # the caller of train
+
+
+def _place() -> tuple[int, int]:
+    """The number of this process, and how many there are."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return 0, 1
+    return distributed.get_rank(), distributed.get_world_size()
 
 
 def _made(optimizer: MakeOptimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:

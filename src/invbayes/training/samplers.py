@@ -6,7 +6,7 @@ be pickled; randomness is drawn on the generator's device and moved to that of t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -97,6 +97,62 @@ def _draw_noise(
     x = data[_chosen(len(data), n, generator).to(data.device)]
     if jitter:
         x = x + jitter * standard_normal(x.shape, x, generator)
+    return x, problem.normal_data(problem.observe(x, generator=generator))
+
+
+def random_crops(pictures: Sequence[Tensor], problem: LinearProblem) -> Sampler:
+    r"""Random cut-outs of pictures, mirrored at random, with new noise at every step.
+
+    Every place of every picture is as likely as every other one. Where the cut-out is a square, it
+    is transposed at random, too.
+
+    Args:
+        pictures: each of shape ``(channels, height, width)``.
+        problem: the measurement of a cut-out; its shape is that of the cut-outs.
+
+    Raises:
+        ValueError: for no picture, or one that does not fit or is smaller than a cut-out.
+
+    Example:
+        >>> import torch
+        >>> problem = LinearProblem(lambda x: x, 0.1, shape=(1, 8, 8))
+        >>> x, z = random_crops([torch.rand(1, 20, 30)], problem)(4, None)
+        >>> x.shape, z.shape
+        (torch.Size([4, 1, 8, 8]), torch.Size([4, 1, 8, 8]))
+    """
+    check_instance("problem", problem, LinearProblem)
+    if len(problem.shape) != 3:
+        raise ValueError(f"problem must be one of pictures, got points {tuple(problem.shape)}")
+    channels, *sides = problem.shape
+    for picture in pictures:
+        check_points("pictures", picture, (channels, None, None), like=problem.like)
+        if picture.ndim != 3 or any(n < s for n, s in zip(picture.shape[1:], sides, strict=True)):
+            raise ValueError(
+                f"pictures must have three axes and be at least as large as a cut-out, "
+                f"{tuple(problem.shape)}, got {tuple(picture.shape)}"
+            )
+    if not len(pictures):
+        raise ValueError("pictures must name at least one, got none")
+    return partial(_draw_crops, [picture.clone() for picture in pictures], problem)
+
+
+def _draw_crops(
+    pictures: list[Tensor], problem: LinearProblem, n: int, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    check_count("n", n)
+    _, height, width = problem.shape
+    places = [(p.shape[1] - height + 1, p.shape[2] - width + 1) for p in pictures]
+    counts = torch.tensor([rows * columns for rows, columns in places], dtype=torch.float64)
+    device = None if generator is None else generator.device
+    chosen = torch.multinomial(counts.to(device), n, replacement=True, generator=generator)
+    draws = torch.rand(n, 5, generator=generator, device=device).tolist()
+    crops = []
+    for index, (down, right, *turns) in zip(chosen.tolist(), draws, strict=True):
+        top, left = int(down * places[index][0]), int(right * places[index][1])
+        crop = pictures[index][:, top : top + height, left : left + width]
+        crop = crop.flip([axis for axis in (1, 2) if turns[axis] < 0.5])
+        crops.append(crop.mT if height == width and turns[0] < 0.5 else crop)
+    x = torch.stack(crops)
     return x, problem.normal_data(problem.observe(x, generator=generator))
 
 

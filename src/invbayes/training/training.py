@@ -75,13 +75,22 @@ def train(
     \theta` of its parameters; also after an error or an interruption, so that no work is lost.
     The average starts at the first step, so it should be short against the whole training.
 
+    Where `torch.distributed` is initialised, as in a script under ``torchrun``, all processes make
+    one training. Each must make the same call, with equal seeds: it draws the whole batch, and the
+    objective, which must be a mean over its samples and use every free parameter, gets its share
+    of the rows. PyTorch averages the gradients, so that all hold the same parameters. They are
+    those that one process finds, to rounding, which SOAP amplifies, as its first eigenbases are
+    not unique. An objective that draws numbers, as `UnbiasedRisk` with probes, draws the same ones
+    in each process; it stays unbiased. A callback must stop all processes or none. The first
+    process alone shows a bar and writes the checkpoint, which all must be able to read.
+
     Args:
         net: the network.
         objective: one of the book's objectives, or any ``(net, x, z)`` to a number.
         sampler: ``(n, generator)`` to samples x and z; see `quasi_samples`, `fresh_samples`,
             `fresh_noise`, `fixed_samples`.
         steps: the number of optimiser steps.
-        batch: the number of samples of each.
+        batch: the number of samples of each; a multiple of the number of processes.
         warmup: the share of the steps with a rising step size, in [0, 1).
         average: a, in [0, 1); 0 keeps the last parameters.
         optimizer: makes a PyTorch optimiser from the parameters; by default SOAP at 0.05. It must
@@ -102,7 +111,8 @@ def train(
 
     Raises:
         ValueError: for arguments outside these ranges, a network without a free parameter, an
-            optimiser or objective that does not fit, or a checkpoint of another training.
+            optimiser or objective that does not fit, a checkpoint of another training, or a number
+            of samples that the processes cannot share evenly.
         NotConverged: as the objective does.
         TrainingDiverged: if the loss or its gradient becomes NaN or infinite.
 
@@ -129,7 +139,7 @@ def train(
         run.load(checkpoint)
     try:
         stop = run.check(held_out, patience)  # one that an interruption came before
-        for _ in progress_bar(range(len(run.losses), steps), show=progress):
+        for _ in progress_bar(range(len(run.losses), steps), show=progress and not run.rank):
             if stop:
                 break
             run.step()
@@ -145,7 +155,7 @@ def train(
         raise
     finally:
         run.finish(keep_best=patience is not None)
-    if checkpoint is not None and os.path.exists(checkpoint):
+    if checkpoint is not None and not run.rank and os.path.exists(checkpoint):
         os.remove(checkpoint)
     return _record(run)
 

@@ -1,0 +1,193 @@
+"""Pictures: photographs that ship with scikit-image, a blur, a tomograph, total variation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from invbayes._checks import check_count, check_dtype, check_points, check_positive
+from invbayes.bayes.problems import LinearProblem
+
+
+def photograph(name: str, halvings: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    r"""A grey photograph from ``skimage.data``, with values in [0, 1].
+
+    Args:
+        name: such as ``"camera"`` or ``"chelsea"``: one that ships with scikit-image.
+        halvings: how often the picture is halved, by means of 2 × 2 pixels; an odd last row or
+            column is left out.
+        dtype: single or double precision.
+
+    Returns:
+        Shape ``(1, height, width)``.
+
+    Raises:
+        ValueError: for a name that scikit-image has no picture for without a network.
+
+    Example:
+        >>> photograph("camera", halvings=1).shape
+        torch.Size([1, 256, 256])
+    """
+    from skimage import color, data, util  # noqa: PLC0415  only chapters need it
+
+    check_dtype("dtype", dtype)
+    check_count("halvings", halvings, 0)
+    try:
+        found = getattr(data, name)()
+    except Exception as error:
+        raise ValueError(f"name must be a picture of skimage.data, got {name!r}") from error
+    found = found[0] if isinstance(found, tuple) else found  # a stereo pair
+    grey = color.rgb2gray(found) if found.ndim == 3 else util.img_as_float(found)
+    picture = torch.from_numpy(np.ascontiguousarray(grey)).to(dtype)[None]
+    for _ in range(halvings):
+        picture = torch.nn.functional.avg_pool2d(picture, 2)
+    return picture
+
+
+def gaussian_blur(width: float) -> Callable[[Tensor], Tensor]:
+    r"""The convolution with a Gaussian, periodic, by the discrete Fourier transform,
+
+    .. math:: \widehat{A x}(\omega) = e^{-w^2 |\omega|^2 / 2}\; \hat x(\omega), \qquad \omega \in (-\pi, \pi]^2 .
+
+    It is its own adjoint.
+
+    Args:
+        width: w > 0, the standard deviation in pixels.
+
+    Returns:
+        A function of pictures ``(*, height, width)``, an operator for `~invbayes.LinearProblem`.
+
+    Raises:
+        ValueError: for a width that is not above zero.
+
+    Example:
+        >>> import torch
+        >>> from invbayes import LinearProblem
+        >>> LinearProblem(gaussian_blur(1.5), 0.1, shape=(1, 8, 6))
+        LinearProblem((1, 8, 6) -> (1, 8, 6), noise_std=0.1)
+    """
+    check_positive("width", width)
+
+    def blur(x: Tensor) -> Tensor:
+        axes = torch.fft.fftfreq(x.shape[-2]), torch.fft.rfftfreq(x.shape[-1])
+        first, second = (torch.exp(-2 * (math.pi * width * axis) ** 2).to(x) for axis in axes)
+        spectrum = torch.fft.rfft2(x) * (first[:, None] * second)
+        return torch.fft.irfft2(spectrum, s=x.shape[-2:])
+
+    return blur
+
+
+def tomograph(size: int, angles: int) -> sparse.csr_array:
+    r"""Parallel-beam tomography as a sparse matrix: each pixel is shared by two detector cells,
+
+    .. math:: (A x)_{\theta, s} = \sum_p \max(0,\; 1 - |\langle p, e_\theta \rangle - s|)\, x_p,
+        \qquad e_\theta = (\cos\theta, \sin\theta), \quad \theta = \tfrac{\pi k}{K}.
+
+    Args:
+        size: n: the picture has n × n pixels, positions p measured from its middle.
+        angles: K, the number of views.
+
+    Returns:
+        Shape ``(K * m, n * n)``, with m detector cells that see the whole diagonal.
+
+    Raises:
+        ValueError: for numbers that are not positive.
+
+    Example:
+        >>> tomograph(8, angles=3).shape
+        (39, 64)
+    """
+    check_count("size", size)
+    check_count("angles", angles)
+    middle = np.arange(size) - (size - 1) / 2
+    down, right = (axis.ravel() for axis in np.meshgrid(-middle, middle, indexing="ij"))
+    reach = math.ceil(size / math.sqrt(2))
+    cells, pixels = 2 * reach + 1, np.arange(size * size)
+    rows, columns, values = [], [], []
+    for view in range(angles):
+        place = (
+            reach
+            + right * math.cos(math.pi * view / angles)
+            + down * math.sin(math.pi * view / angles)
+        )
+        left = np.floor(place).astype(int)
+        for cell, share in ((left, 1 + left - place), (left + 1, place - left)):
+            rows.append(view * cells + cell)
+            columns.append(pixels)
+            values.append(share)
+    entries = np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))
+    return sparse.csr_array(entries, shape=(angles * cells, size * size))
+
+
+def total_variation(
+    problem: LinearProblem, y: Tensor, weight: float, *, steps: int = 400
+) -> Tensor:
+    r"""The picture that minimises the total variation beside the data term,
+
+    .. math:: \min_x\; \tfrac12 \|A x - y\|^2 + w \sum_p |(\nabla x)_p|,
+
+    with forward differences; a convex problem, solved by the primal-dual method.
+
+    Args:
+        problem: the measurement, with white noise, of pictures ``(1, height, width)``.
+        y: data, shape ``(*data_shape)``.
+        weight: w > 0.
+        steps: of the method.
+
+    Raises:
+        ValueError: for data that do not fit, or a weight or number of steps that is not positive.
+
+    Source: Rudin, Osher and Fatemi 1992; Chambolle and Pock 2011.
+
+    Example:
+        >>> import torch
+        >>> from invbayes import LinearProblem
+        >>> problem = LinearProblem(lambda x: x, 0.1, shape=(1, 8, 8))
+        >>> flat = total_variation(problem, torch.randn(1, 8, 8), weight=100.0)
+        >>> bool(flat.std() < 0.01)
+        True
+    """
+    check_positive("weight", weight)
+    check_count("steps", steps)
+    check_points("y", y, problem.data_shape, like=problem.like)
+    gain = _largest_gain(problem)
+    # The steps' products are bounded; that of x is about as large as x, in the data's metric.
+    pace = problem.adjoint(y).square().mean().sqrt().item() / gain**1.5
+    first, second = 0.5 / (8 * pace), 0.5 / (gain * pace)
+    x = ahead = torch.zeros(problem.shape).to(y)
+    edges, rest = torch.zeros(2, *x.shape).to(x), torch.zeros_like(y)
+    for _ in range(steps):
+        edges = edges + first * _gradient(ahead)
+        edges = edges / (edges.norm(dim=0) / weight).clamp(min=1)
+        rest = (rest + second * (problem.apply(ahead) - y)) / (1 + second)
+        moved = x - pace * (_gradient_adjoint(edges) + problem.adjoint(rest))
+        x, ahead = moved, 2 * moved - x
+    return x
+
+
+def _largest_gain(problem: LinearProblem) -> float:
+    """A little more than the largest eigenvalue of A*A, by power iterations."""
+    v = torch.ones(problem.shape).to(problem.like)
+    for _ in range(30):
+        v = problem.mean_normal_data(v / v.norm())
+    return 1.1 * v.norm().item()
+
+
+def _gradient(x: Tensor) -> Tensor:
+    """Forward differences down and to the right, zero at the last row and column."""
+    down = torch.nn.functional.pad(x.diff(dim=-2), (0, 0, 0, 1))
+    return torch.stack([down, torch.nn.functional.pad(x.diff(dim=-1), (0, 1))])
+
+
+def _gradient_adjoint(edges: Tensor) -> Tensor:
+    """The adjoint of `_gradient`, minus a divergence."""
+    down, right = edges[0, ..., :-1, :], edges[1, ..., :-1]
+    pad = torch.nn.functional.pad
+    return (
+        pad(down, (0, 0, 1, 0)) - pad(down, (0, 0, 0, 1)) + pad(right, (1, 0)) - pad(right, (0, 1))
+    )

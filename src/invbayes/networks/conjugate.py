@@ -1,0 +1,45 @@
+"""Conjugate gradients for many systems at a time, each with its own symmetric matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+# A step of Newton's method: how far it is solved, and by how many products at most.
+REDUCTION, PRODUCTS = 0.05, 50
+
+
+def conjugate_gradients(
+    product: Callable[[Tensor], Tensor], right: Tensor, *, reduction: float, most: int
+) -> Tensor:
+    """Solve M v = r for rows r ``(n, d)``, until each residual has fallen by the factor ``reduction``.
+
+    The product M v must treat each row by itself, with a symmetric matrix. A row stops, too, where
+    a direction curves down, ⟨M v, v⟩ ≤ 0: with what was found before, at first with r itself. After
+    ``most`` products the point reached is returned: the caller judges it.
+    """
+    found, rest = torch.zeros_like(right), right
+    direction, size = rest, _dot(rest, rest)
+    enough, tiny = reduction**2 * size, torch.finfo(right.dtype).tiny
+    moving = size > enough
+    for count in range(most):
+        if not moving.any():
+            break
+        image = product(direction)
+        curvature = _dot(direction, image)
+        if count == 0:
+            found = torch.where(curvature > 0, found, right)
+        moving = moving & (curvature > 0)
+        length = torch.where(moving, size / curvature.clamp(min=tiny), 0)
+        found, rest = found + length * direction, rest - length * image
+        before, size = size, _dot(rest, rest)
+        direction = rest + size / before.clamp(min=tiny) * direction
+        moving = moving & (size > enough)
+    return found
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """⟨a, b⟩ for each row, ``(n, 1)``."""
+    return (a * b).sum(-1, keepdim=True)

@@ -1,0 +1,221 @@
+"""The ridge block: a residual block that is a gradient, for vectors and for pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.fft import dct
+from torch import Tensor, nn
+
+from invbayes._checks import Shape, check_count, check_fits, check_positive, check_share
+from invbayes.networks.blocks import Block
+from invbayes.networks.convolutions import circular, circular_adjoint, unit_convolution
+from invbayes.networks.dense import unit_spectral_norm
+
+
+@dataclass(frozen=True)
+class RidgeMap:
+    """A ridge block with given weights: the formulas, apart from the parameters."""
+
+    weight: Tensor
+    bias: Tensor
+    share: Tensor
+    sharpness: Tensor
+    is_gradient = True
+
+    def analyse(self, x: Tensor) -> Tensor:
+        """W x: ``(n, filters)``, or ``(n, filters, height, width)``."""
+        return x @ self.weight.mT if self.weight.ndim == 2 else circular(x, self.weight)
+
+    def synthesise(self, b: Tensor) -> Tensor:
+        """Wᵀ b, of the shape of x."""
+        return b @ self.weight if self.weight.ndim == 2 else circular_adjoint(b, self.weight)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """g(x) for points ``(n, *shape)``."""
+        b, root = self._bent(x)
+        return x - 2 * self.synthesise((1 - self.share + self.share / root) * b)
+
+    def linearised(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """g(x) and the product v ↦ Dg(x) v, whose matrix is symmetric."""
+        b, root = self._bent(x)
+        value = x - 2 * self.synthesise((1 - self.share + self.share / root) * b)
+        twice = 2 * self._slope(root)
+        return value, lambda v: v - self.synthesise(twice * self.analyse(v))
+
+    def with_divergence(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        r"""g(x) and its divergence :math:`d - 2 \sum_j \sigma_j'(b_j) \|w_j\|^2`, shape ``(n,)``."""
+        b, root = self._bent(x)
+        value = x - 2 * self.synthesise((1 - self.share + self.share / root) * b)
+        rows = self.weight.square().flatten(1).sum(1)
+        slopes = self._slope(root).flatten(2).sum(2) if b.ndim > 2 else self._slope(root)
+        return value, x.shape[1:].numel() - 2 * slopes @ rows
+
+    def with_jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """g(x) and its Jacobian ``(n, d, d)``."""
+        value, product = self.linearised(x)
+        units = torch.eye(x.shape[1:].numel()).to(x).reshape(-1, 1, *x.shape[1:])
+        rows = torch.func.vmap(lambda unit: product(unit.expand(x.shape)))(units)
+        return value, rows.flatten(2).transpose(0, 1)
+
+    def potential(self, x: Tensor) -> Tensor:
+        r"""G(x) with ∇G = g: :math:`\tfrac12 \|x\|^2 - 2 \sum_j S_j(b_j)`, shape ``(n,)``."""
+        b, root = self._bent(x)
+        # (√(1 + s²b²) − 1) / s² without cancellation.
+        bent = (1 - self.share) / 2 * b**2 + self.share * b**2 / (root + 1)
+        return (x**2).flatten(1).sum(1) / 2 - 2 * bent.flatten(1).sum(1)
+
+    def _bent(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """b = W x + bias, and √(1 + (s b)²)."""
+        b = self.analyse(x) + self.bias
+        return b, torch.sqrt(1 + (self.sharpness * b) ** 2)
+
+    def _slope(self, root: Tensor) -> Tensor:
+        """σ'(b), in (0, 1]."""
+        return 1 - self.share + self.share / root**3
+
+
+class Ridge(Block):
+    r"""A block that is the gradient of a function and never stretches a distance,
+
+    .. math:: g(x) = x - 2\, W^\top \sigma(W x + b), \qquad \|W\| \le 1, \quad
+        \sigma_j(b) = (1 - a_j)\, b + \frac{a_j\, b}{\sqrt{1 + (s_j b)^2}},
+
+    since σ has slopes in [0, 1], so that :math:`Dg = I - 2 W^\top \mathrm{diag}(\sigma') W` is
+    symmetric with eigenvalues in [−1, 1]. Learned are W, b and, for each filter, the share a in
+    (0, 1) that saturates and the sharpness s > 0. With it a network of one block is
+
+    .. math:: \varphi(x) = c\,\big[(1 - L)\, x + 2 L\, W^\top \sigma(W x + b)\big] = \nabla \Psi^*(x),
+
+    the gradient of a strongly convex function, and its inverse is a proximal map.
+
+    Args:
+        shape: of one point: ``(d,)``, or ``(channels, None, None)`` for pictures of any size.
+        filters: the number of rows of W, or of convolution kernels, at least 1.
+        kernel: the side of the kernels, for pictures: W is then a convolution with circular
+            boundary.
+        share, sharpness: the initial a and s.
+        generator: the source of the initial weights; without one, PyTorch's global generator.
+            Kernels start as the discrete cosine basis, the slowest first, with a sharpness that
+            falls from ``kernel`` times s with the frequency; only those beyond it are random.
+
+    Raises:
+        ValueError: for a shape or number that does not fit, or a picture smaller than the kernel.
+
+    Source: weakly convex ridge regularizers, Goujon, Neumayer and Unser 2024; convex potential
+    layers, Meunier et al. 2022. Chapter 10 of the book.
+
+    Example:
+        >>> import torch
+        >>> block = Ridge((1, None, None), filters=8, kernel=3)
+        >>> x = torch.ones(2, 1, 16, 16)
+        >>> block(x).shape, block.lipschitz_bound(), block.with_divergence(x)[1].shape
+        (torch.Size([2, 1, 16, 16]), 1.0, torch.Size([2]))
+        >>> value, product = block.linearised(x)
+        >>> product(x).shape, block.potential(x).shape
+        (torch.Size([2, 1, 16, 16]), torch.Size([2]))
+        >>> Ridge((3,), filters=5).options
+        {'shape': (3,), 'filters': 5, 'kernel': None}
+    """
+
+    is_gradient = True
+
+    def __init__(
+        self,
+        shape: Shape,
+        filters: int,
+        kernel: int | None = None,
+        *,
+        share: float = 0.88,
+        sharpness: float = 2.7,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        check_count("filters", filters)
+        check_share("share", share)
+        check_positive("share", share)
+        check_positive("sharpness", sharpness)
+        self.shape, self._filters, self._kernel = _shape(shape, kernel), filters, kernel
+        sides = () if kernel is None else (kernel, kernel)
+        each = (filters, *[1] * len(sides))
+        self.raw = nn.Parameter(torch.empty(filters, self.shape[0], *sides))
+        self.bias = nn.Parameter(torch.zeros(each))
+        self.share_logit = nn.Parameter(torch.full(each, share).logit())
+        self.log_sharpness = nn.Parameter(torch.full(each, sharpness).log())
+        with torch.no_grad():
+            self.raw.normal_(generator=generator)
+            if kernel is not None:
+                waves, pace = _cosines(kernel, self.shape[0])
+                self.raw[: len(waves)] = waves[:filters]
+                # Pictures answer to slow waves more strongly, about as 1 / frequency.
+                self.log_sharpness[: len(pace)] += (kernel / (1 + pace[:filters])).log()
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The constructor's arguments, without the initial values."""
+        return {"shape": self.shape, "filters": self._filters, "kernel": self._kernel}
+
+    @property
+    def weight(self) -> Tensor:
+        """The normalised weight W, ``(filters, d)`` or ``(filters, channels, kernel, kernel)``."""
+        return unit_spectral_norm(self.raw) if self.raw.ndim == 2 else unit_convolution(self.raw)
+
+    def lipschitz_bound(self) -> float:
+        """One: the slopes lie in [0, 1] and ‖W‖ ≤ 1."""
+        return 1.0
+
+    def prepared(self) -> RidgeMap:
+        """The block with its weight normalised once, with its graph."""
+        return RidgeMap(
+            self.weight, self.bias, self.share_logit.sigmoid(), self.log_sharpness.exp()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """g(x) for points ``(n, *shape)``."""
+        return self._ready(x)(x)
+
+    def linearised(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """g(x) and the product v ↦ Dg(x) v, whose matrix is symmetric."""
+        return self._ready(x).linearised(x)
+
+    def with_divergence(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        r"""g(x) and its divergence :math:`d - 2 \sum_j \sigma_j'(b_j) \|w_j\|^2`, shape ``(n,)``."""
+        return self._ready(x).with_divergence(x)
+
+    def with_jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """g(x) and its Jacobian ``(n, d, d)``."""
+        return self._ready(x).with_jacobian(x)
+
+    def potential(self, x: Tensor) -> Tensor:
+        r"""G(x) with ∇G = g: :math:`\tfrac12 \|x\|^2 - 2 \sum_j S_j((W x + b)_j)`, shape ``(n,)``."""
+        return self._ready(x).potential(x)
+
+    def _ready(self, x: Tensor) -> RidgeMap:
+        check_fits("x", x, self.shape, like=self.bias)
+        return self.prepared()
+
+
+def _cosines(kernel: int, channels: int) -> tuple[Tensor, Tensor]:
+    """The discrete cosine basis for each channel, the slowest waves first, and their frequencies."""
+    basis = torch.from_numpy(dct(np.eye(kernel), axis=0, norm="ortho")).float()
+    waves = torch.einsum("if,jg->fgij", basis.mT, basis.mT).flatten(0, 1)
+    pace = torch.arange(kernel).square()
+    pace, order = (pace[:, None] + pace).flatten().sort(stable=True)
+    found = torch.einsum("fij,cd->fcdij", waves[order], torch.eye(channels))
+    paces = pace.sqrt().repeat_interleave(channels).reshape(-1, 1, 1)
+    return found.flatten(0, 1), paces
+
+
+def _shape(shape: Shape, kernel: int | None) -> Shape:
+    """The shape of a point, if it is that of a vector, or of a picture with a kernel."""
+    wanted = "(d,)" if kernel is None else "(channels, None, None)"
+    if not isinstance(shape, (tuple, list)) or len(shape) != (1 if kernel is None else 3):
+        raise ValueError(f"shape must be {wanted} with kernel={kernel}, got {shape!r}")
+    check_count("shape", shape[0])
+    if kernel is not None:
+        check_count("kernel", kernel)
+    return tuple(shape)
