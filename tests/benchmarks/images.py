@@ -1,6 +1,6 @@
 """One denoiser for photographs and every operator, as a table: run by `make bench`.
 
-Three seeds, and one network whose prior may be less than log-concave: some eight minutes each on a
+Three seeds, and one network whose penalty may be less than convex: some eight minutes each on a
 quiet core, two at a time; trained networks are kept in ``.bench``. Writes
 ``book/_generated/images_*.md``, which chapter 10 shows.
 """
@@ -30,11 +30,11 @@ GENERATED, KEPT = ROOT / "book" / "_generated", ROOT / ".bench"
 TRAINING = ("astronaut", "chelsea", "coffee", "rocket", "stereo_motorcycle")
 TESTS = ("camera", "coins", "moon")
 KINDS = {
-    "log-concave": {"lipschitz": 0.9, "scale": 10.2, "learn_scale": False},
+    "convex": {"lipschitz": 0.9, "scale": 10.2, "learn_scale": False},
     "free": {"lipschitz": 0.99, "scale": 4.0},
 }
-SHARE = {"log-concave": 0.999, "free": 0.88}
-SEEDS = {"log-concave": range(3), "free": range(1)}
+SHARE = {"convex": 0.999, "free": 0.88}
+SEEDS = {"convex": range(3), "free": range(1)}
 STEPS, CROP, BATCH, PLAIN_SECONDS = 3000, 64, 2, 300
 RAYS = tomograph(128, angles=30).astype("float32")
 Denoiser = Callable[[Tensor], Tensor]
@@ -226,7 +226,7 @@ def main() -> None:
         f"{kind}, {STEPS} steps, seed {seed}": partial(net.inverse, tol=0.5)
         for (kind, seed), net in made.items()
     }
-    ours = [net for (kind, _), net in made.items() if kind == "log-concave"]
+    ours = [net for (kind, _), net in made.items() if kind == "convex"]
     plain = plain_network(PLAIN_SECONDS)
     count = sum(p.numel() for p in plain.parameters())
     nets[f"plain network of {count} weights, {PLAIN_SECONDS} s"] = lambda y: y - plain(y)

@@ -23,7 +23,7 @@ def convolution_norm(weight: Tensor, grid: int = 64) -> Tensor:
 
     Args:
         weight: w, shape ``(out, in, s_1, s_2)``, as of `torch.nn.functional.conv2d`.
-        grid: N, above twice the kernel's radius. The bound is too large by 1.2 % at most for a 5 × 5
+        grid: N, above twice the kernel's radius. The bound is too large by 1 % at most for a 5 × 5
             kernel on a grid of 64, by .24 % on one of 128.
 
     Returns:
