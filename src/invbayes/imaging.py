@@ -11,7 +11,7 @@ from scipy import sparse
 from torch import Tensor
 
 from invbayes._checks import check_count, check_dtype, check_points, check_positive
-from invbayes.bayes.problems import LinearProblem
+from invbayes.bayes.problems import LinearProblem, largest_gain
 
 
 def photograph(name: str, halvings: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -155,7 +155,8 @@ def total_variation(
     check_positive("weight", weight)
     check_count("steps", steps)
     check_points("y", y, problem.data_shape, like=problem.like)
-    gain = _largest_gain(problem)
+    start = torch.ones(problem.shape).to(y)
+    gain = 1.1 * largest_gain(problem, start, steps=30).item()  # it may be a little too small
     # The steps' products are bounded; that of x is about as large as x, in the data's metric.
     pace = problem.adjoint(y).square().mean().sqrt().item() / gain**1.5
     first, second = 0.5 / (8 * pace), 0.5 / (gain * pace)
@@ -168,14 +169,6 @@ def total_variation(
         moved = x - pace * (_gradient_adjoint(edges) + problem.adjoint(rest))
         x, ahead = moved, 2 * moved - x
     return x
-
-
-def _largest_gain(problem: LinearProblem) -> float:
-    """A little more than the largest eigenvalue of A*A, by power iterations."""
-    v = torch.ones(problem.shape).to(problem.like)
-    for _ in range(30):
-        v = problem.mean_normal_data(v / v.norm())
-    return 1.1 * v.norm().item()
 
 
 def _gradient(x: Tensor) -> Tensor:

@@ -223,6 +223,15 @@ def matched_weight(problem: LinearProblem, weight: float | None) -> float:
     return matched
 
 
+def largest_gain(problem: LinearProblem, v: Tensor, steps: int) -> Tensor:
+    """The largest eigenvalue of A*A, by power iterations from v, one point or several."""
+    for _ in range(steps):
+        before, v = v, problem.mean_normal_data(v)
+        size = v.norm().clamp(min=torch.finfo(v.dtype).tiny)
+        gain, v = size / before.norm(), v / size
+    return gain
+
+
 def _in_rows(function: Map, points: Tensor, axes: int) -> Tensor:
     """Apply a function of one batch axis to points with any leading axes."""
     lead = points.shape[: points.ndim - axes]

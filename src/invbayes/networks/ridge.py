@@ -38,19 +38,19 @@ class RidgeMap:
     def __call__(self, x: Tensor) -> Tensor:
         """g(x) for points ``(n, *shape)``."""
         b, root = self._bent(x)
-        return x - 2 * self.synthesise((1 - self.share + self.share / root) * b)
+        return self._value(x, b, root)
 
     def linearised(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """g(x) and the product v ↦ Dg(x) v, whose matrix is symmetric."""
         b, root = self._bent(x)
-        value = x - 2 * self.synthesise((1 - self.share + self.share / root) * b)
+        value = self._value(x, b, root)
         twice = 2 * self._slope(root)
         return value, lambda v: v - self.synthesise(twice * self.analyse(v))
 
     def with_divergence(self, x: Tensor) -> tuple[Tensor, Tensor]:
         r"""g(x) and its divergence :math:`d - 2 \sum_j \sigma_j'(b_j) \|w_j\|^2`, shape ``(n,)``."""
         b, root = self._bent(x)
-        value = x - 2 * self.synthesise((1 - self.share + self.share / root) * b)
+        value = self._value(x, b, root)
         rows = self.weight.square().flatten(1).sum(1)
         slopes = self._slope(root).flatten(2).sum(2) if b.ndim > 2 else self._slope(root)
         return value, x.shape[1:].numel() - 2 * slopes @ rows
@@ -73,6 +73,10 @@ class RidgeMap:
         """b = W x + bias, and √(1 + (s b)²)."""
         b = self.analyse(x) + self.bias
         return b, torch.sqrt(1 + (self.sharpness * b) ** 2)
+
+    def _value(self, x: Tensor, b: Tensor, root: Tensor) -> Tensor:
+        """x − 2 Wᵀ σ(b)."""
+        return x - 2 * self.synthesise((1 - self.share + self.share / root) * b)
 
     def _slope(self, root: Tensor) -> Tensor:
         """σ'(b), in (0, 1]."""

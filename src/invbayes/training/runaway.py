@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from invbayes.bayes.problems import LinearProblem
+from invbayes.bayes.problems import LinearProblem, largest_gain
 from invbayes.networks.iresnet import InvertibleResNet
 
 _REMEDY = "add a jitter (fresh_noise), project on principal components, or stop on held-out samples"
@@ -31,7 +31,9 @@ def runaway(
                 f"in others {spread:.2g}; constant entries?): they have no density there, and "
                 f"the loss may fall without end; {_REMEDY}"
             )
-    excess = (net.scale - _largest_gain(problem, centred)).clamp(min=torch.finfo(x.dtype).tiny)
+    excess = (net.scale - largest_gain(problem, centred, steps=10)).clamp(
+        min=torch.finfo(x.dtype).tiny
+    )
     size = (strength / excess).sqrt()
     if size < 0.05 * spread:
         return (
@@ -39,12 +41,3 @@ def runaway(
             f"samples that spread by {spread:.2g}. A data set has no density; {_REMEDY}"
         )
     return None
-
-
-def _largest_gain(problem: LinearProblem, v: Tensor) -> Tensor:
-    """The largest eigenvalue of A*A, by ten power iterations on the samples."""
-    for _ in range(10):
-        before, v = v, problem.mean_normal_data(v)
-        size = v.norm().clamp(min=torch.finfo(v.dtype).tiny)
-        gain, v = size / before.norm(), v / size
-    return gain
