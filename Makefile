@@ -66,6 +66,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/trainings.py
 	$(BIN)/python tests/benchmarks/error_bars.py
 	$(BIN)/python tests/benchmarks/one_network.py
+	$(BIN)/python tests/benchmarks/nonlinear.py
 	PYTHONPATH=.bench $(BIN)/python tests/benchmarks/images.py
 	$(BIN)/python -m tests.benchmarks.own_problem
 

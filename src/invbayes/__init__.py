@@ -8,10 +8,14 @@ from invbayes.bayes.estimators import (
     map_estimate,
     posterior_mean,
 )
+from invbayes.bayes.inverse_problem import InverseProblem, Pullback
 from invbayes.bayes.mixtures import Expansion, GaussianMixture
 from invbayes.bayes.modes import global_mode, has_single_mode
+from invbayes.bayes.nonlinear import NonlinearProblem
+from invbayes.bayes.poisson import PoissonProblem
 from invbayes.bayes.posteriors import data_density, normal_data_density, posterior
 from invbayes.bayes.problems import LinearProblem
+from invbayes.bayes.quadrature import PlanePosterior, plane_posterior
 from invbayes.deep_prior.adaptive_optimizer import AdaptiveInertia
 from invbayes.deep_prior.inertia import Trajectory, gradient_flow, inertial_flow
 from invbayes.deep_prior.linearised import (
@@ -72,6 +76,7 @@ from invbayes.training.samplers import (
     random_crops,
 )
 from invbayes.training.training import TrainingRecord, train
+from invbayes.training.weighted import WeightedDivergence
 from invbayes.training.without_truth import UnbiasedRisk
 
 __all__ = [
@@ -92,6 +97,7 @@ __all__ = [
     "HalfLinear",
     "HeatStep",
     "Inertia",
+    "InverseProblem",
     "InvertibleResNet",
     "Iterate",
     "LearnedPosterior",
@@ -100,7 +106,11 @@ __all__ = [
     "LipschitzDense",
     "LogDeterminant",
     "Measured",
+    "NonlinearProblem",
     "NotConverged",
+    "PlanePosterior",
+    "PoissonProblem",
+    "Pullback",
     "RangeWarning",
     "Reconstruction",
     "Report",
@@ -113,6 +123,7 @@ __all__ = [
     "TrainingRecord",
     "Trajectory",
     "UnbiasedRisk",
+    "WeightedDivergence",
     "amplification",
     "concavity_defect",
     "convolution_norm",
@@ -144,6 +155,7 @@ __all__ = [
     "mode_roots",
     "normal_data_density",
     "optimal_damping",
+    "plane_posterior",
     "posterior",
     "posterior_covariance",
     "posterior_mean",

@@ -128,7 +128,8 @@ def check_instance(name: str, value: object, *kinds: type) -> None:
     """Raise unless ``value`` is an instance of one of the classes."""
     if not isinstance(value, kinds):
         wanted = " or ".join(kind.__name__ for kind in kinds)
-        raise ValueError(f"{name} must be a {wanted}, got {type(value).__name__}")
+        article = "an" if wanted[0] in "AEIO" else "a"
+        raise ValueError(f"{name} must be {article} {wanted}, got {type(value).__name__}")
 
 
 def check_callable(name: str, value: object) -> None:

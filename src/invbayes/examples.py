@@ -9,8 +9,9 @@ import torch
 from scipy.linalg import toeplitz
 from torch import Tensor
 
-from invbayes._checks import check_count, check_dtype, check_positive, number
+from invbayes._checks import check_count, check_dtype, check_flag, check_positive, number
 from invbayes.bayes.mixtures import GaussianMixture
+from invbayes.bayes.nonlinear import NonlinearProblem
 
 
 def two_blobs(dtype: torch.dtype = torch.float64) -> GaussianMixture:
@@ -120,6 +121,42 @@ def smooth_signals(
     if nugget > 1 or torch.linalg.cholesky_ex(covariance).info:
         raise ValueError(f"nugget must lie in (0, 1] and keep Σ invertible, got {nugget}")
     return GaussianMixture.gaussian(torch.zeros(size, dtype=dtype), covariance)
+
+
+def two_layers(noise_std: float = 0.3, *, logarithmic: bool = False) -> NonlinearProblem:
+    r"""Two log-conductivities from two temperatures: a rod of two halves, heated evenly,
+
+    .. math:: -(e^{x} p')' = \tfrac{32}{3} \text{ on } (0, 1), \quad p(0) = p(1) = 0, \qquad
+        y = (p(\tfrac14), p(\tfrac34)) + \eta,
+
+    where x is :math:`x_1` on the left half and :math:`x_2` on the right one. All is in units of
+    the rod's length, a reference conductivity and a temperature, so that F(0) = (1, 1). With
+    :math:`a = e^{-x_1}`, :math:`b = e^{-x_2}`,
+
+    .. math:: F(x) = \frac{1}{3 (a + b)} \big(a (a + 5b),\; b (5a + b)\big).
+
+    Args:
+        noise_std: δ > 0, in the units of the data.
+        logarithmic: whether log p is measured in place of p: noise in proportion to p.
+
+    Example:
+        >>> two_layers().apply(torch.zeros(1, 2, dtype=torch.float64))
+        tensor([[1., 1.]], dtype=torch.float64)
+        >>> two_layers(logarithmic=True).apply(torch.zeros(1, 2, dtype=torch.float64))
+        tensor([[0., 0.]], dtype=torch.float64)
+    """
+    check_flag("logarithmic", logarithmic)
+    forward = _log_temperatures if logarithmic else _temperatures
+    return NonlinearProblem(forward, noise_std, reference=torch.zeros(2, dtype=torch.float64))
+
+
+def _temperatures(x: Tensor) -> Tensor:
+    a, b = (-x).exp().unbind(-1)
+    return torch.stack([a * (a + 5 * b), b * (5 * a + b)], -1) / (3 * (a + b)).unsqueeze(-1)
+
+
+def _log_temperatures(x: Tensor) -> Tensor:
+    return _temperatures(x).log()
 
 
 def blur_operator(size: int, width: float, dtype: torch.dtype = torch.float64) -> Tensor:

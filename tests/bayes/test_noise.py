@@ -18,7 +18,7 @@ from invbayes import (
     posterior,
     posterior_mean,
 )
-from invbayes.bayes.problems import matched_weight
+from invbayes.bayes.inverse_problem import matched_weight
 from tests.conftest import assert_mean_close, random_mixture, random_operator
 
 FULL = torch.tensor([[0.5, 0.2, -0.1], [0.2, 0.3, 0.1], [-0.1, 0.1, 0.4]], dtype=torch.float64)

@@ -212,9 +212,9 @@ def test_wrong_arguments_are_named(net, generator):
     problem, y, z = plane(generator)
     flat = LinearProblem(torch.ones(1, 2).double(), 0.3)
     for function in (posterior_covariance, posterior_variance):
-        with pytest.raises(ValueError, match="net must be a InvertibleResNet"):
+        with pytest.raises(ValueError, match="net must be an InvertibleResNet"):
             function(problem, problem, z)
-        with pytest.raises(ValueError, match="problem must be a LinearProblem"):
+        with pytest.raises(ValueError, match=r"problem must be an? (Linear|Inverse)Problem"):
             function(net, net, z)
         with pytest.raises(ValueError, match="z must have shape"):
             function(net, problem, y)  # data, not normal data

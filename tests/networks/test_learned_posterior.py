@@ -271,7 +271,7 @@ def test_wrong_arguments_are_named():
         learned.stationary_points(points(2), points(2), tol=0.0)
     with pytest.raises(ValueError, match="step"):
         proximal(net, points(2), -1.0)
-    with pytest.raises(ValueError, match="net must be a InvertibleResNet"):
+    with pytest.raises(ValueError, match="net must be an InvertibleResNet"):
         concavity_defect(torch.nn.Identity())
     with pytest.raises(ValueError, match="v must have shape"):
         proximal(net, points(2, dim=3), 0.5)

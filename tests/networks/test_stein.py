@@ -125,7 +125,7 @@ def test_wrong_arguments_are_named(generator):
         unbiased_risk(net, problem, torch.zeros(4, 3).double())
     with pytest.raises(ValueError, match="z must lie in the range of the adjoint"):
         unbiased_risk(net, flat, z + 1)
-    with pytest.raises(ValueError, match="net must be a InvertibleResNet"):
+    with pytest.raises(ValueError, match="net must be an InvertibleResNet"):
         unbiased_risk(problem, problem, z)
     with pytest.raises(ValueError, match="problem must be a LinearProblem"):
         unbiased_risk(net, net, z)

@@ -350,7 +350,7 @@ def test_no_samples_are_named(batch):
 
 @pytest.mark.parametrize("objective", [Approximation, LogDeterminant, Divergence])
 def test_a_bad_problem_or_flag_is_named(batch, objective):
-    with pytest.raises(ValueError, match="problem must be a LinearProblem, got NoneType"):
+    with pytest.raises(ValueError, match="problem must be an InverseProblem, got NoneType"):
         objective(None)
     for flag in ("no", 1, torch.tensor(True)):
         with pytest.raises(ValueError, match="conditional_mean must be True or False"):

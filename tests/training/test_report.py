@@ -74,7 +74,7 @@ def test_a_perfect_forward_map_has_no_error():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"net": None}, "net must be a InvertibleResNet, got NoneType"),
+        ({"net": None}, "net must be an InvertibleResNet, got NoneType"),
         ({"objective": 1}, "objective must be callable"),
         ({"problem": torch.eye(2)}, "problem must be a LinearProblem, got Tensor"),
         ({"x": torch.zeros(5, 3).double()}, r"x must have shape \(\*, 2\)"),

@@ -248,7 +248,7 @@ def test_a_data_set_is_enough():
         ({"callback": 3}, "callback must be callable, got int"),
         ({"optimizer": partial(AdaptiveInertia, damping=1.0)}, "must have a step size lr"),
         ({"optimizer": torch.optim.LBFGS}, "optimizer must step without a closure"),
-        ({"optimizer": lambda _: None}, r"optimizer\(parameters\) must be a Optimizer"),
+        ({"optimizer": lambda _: None}, r"optimizer\(parameters\) must be an Optimizer"),
     ],
 )
 def test_bad_options_are_named(options, message):

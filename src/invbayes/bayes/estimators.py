@@ -15,10 +15,11 @@ from invbayes._checks import (
     number,
     reads_finite,
 )
+from invbayes.bayes.inverse_problem import InverseProblem, matched_weight
 from invbayes.bayes.mixtures import GaussianMixture
 from invbayes.bayes.modes import global_mode
 from invbayes.bayes.posteriors import check_fit, filter_factors, posterior, rounding_of
-from invbayes.bayes.problems import LinearProblem, matched_weight
+from invbayes.bayes.problems import LinearProblem
 
 
 def posterior_mean(prior: GaussianMixture, problem: LinearProblem, y: Tensor) -> Tensor:
@@ -135,15 +136,16 @@ def map_estimate(
 
 
 def ideal_forward_map(
-    prior: GaussianMixture, problem: LinearProblem, x: Tensor, *, weight: float | None = None
+    prior: GaussianMixture, problem: InverseProblem, x: Tensor, *, weight: float | None = None
 ) -> Tensor:
     r"""The map whose inverse is the MAP estimator, wherever it can be inverted,
 
-    .. math:: \varphi_*(x) = A^*\!A\, x - \hat\delta^2 \nabla \log p_X(x).
+    .. math:: \varphi_*(x) = A^*\!A\, x - \hat\delta^2 \nabla \log p_X(x), \qquad\text{or in general}\qquad
+        \varphi_*(x) = \mathbb{E}[z \mid x] - \hat\delta^2 B(x)^* \nabla \log p_X(x).
 
     Args:
         prior: a single mixture on :math:`\mathbb{R}^d`.
-        problem: the measurement.
+        problem: the measurement, linear or not.
         x: points, shape ``(*, d)``.
         weight: :math:`\hat\delta^2 > 0`, by default δ².
 
@@ -165,7 +167,8 @@ def ideal_forward_map(
     check_points("x", x, prior.dim, like=prior.means)
     lifted = x.reshape((*x.shape[:-1], *problem.shape))
     clean = problem.mean_normal_data(lifted).reshape(x.shape)
-    return clean - matched_weight(problem, weight) * prior.score(x)
+    pulled = torch.einsum("...ij,...i->...j", problem.pullback(lifted).matrix, prior.score(x))
+    return clean - matched_weight(problem, weight) * pulled
 
 
 class ForwardEigenvalues(NamedTuple):

@@ -150,16 +150,16 @@ def function_operator(
     shape = _point_shape(shape)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, *shape, generator=generator, dtype=like.dtype).to(like.device)
-    image = _tried("operator", function, x)
+    image = tried("operator", function, x)
     found = Function(function, adjoint, shape, image.shape[1:], like)
     y = torch.randn(image.shape, generator=generator, dtype=like.dtype).to(like.device)
     if adjoint is None:
-        back = _tried("adjoint by automatic differentiation, unless it is given,", found.adjoint, y)
+        back = tried("adjoint by automatic differentiation, unless it is given,", found.adjoint, y)
     else:
         check_callable("adjoint", adjoint)
-        back = _tried("adjoint", adjoint, y)
-    _check_one_by_one(image, _tried("operator", function, x[:1]))
-    _check_homogeneous(image, _tried("operator", function, FAR * x))
+        back = tried("adjoint", adjoint, y)
+    check_one_by_one("operator", image, tried("operator", function, x[:1]))
+    _check_homogeneous(image, tried("operator", function, FAR * x))
     _check_adjoint(x, image, y, back)
     return found
 
@@ -175,7 +175,7 @@ def _point_shape(shape: tuple[int, ...] | None) -> torch.Size:
     return torch.Size(shape)
 
 
-def _tried(name: str, function: Map, points: Tensor) -> Tensor:
+def tried(name: str, function: Map, points: Tensor) -> Tensor:
     """The image of a batch of points, or a ValueError that says why there is none."""
     try:
         with torch.no_grad():
@@ -194,11 +194,11 @@ def _tried(name: str, function: Map, points: Tensor) -> Tensor:
     return image
 
 
-def _check_one_by_one(image: Tensor, single: Tensor) -> None:
+def check_one_by_one(name: str, image: Tensor, single: Tensor) -> None:
     """Raise where the image of a point depends on the others in its batch."""
     slack = 1e3 * torch.finfo(image.dtype).eps * image[:1].norm()
     if single.shape != image[:1].shape or (single - image[:1]).norm() > slack:
-        raise ValueError("operator must map each point of a batch by itself, whatever the others")
+        raise ValueError(f"{name} must map each point of a batch by itself, whatever the others")
 
 
 def _check_homogeneous(image: Tensor, far: Tensor) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from invbayes._checks import check_instance, check_points, check_same_dtype, reads_finite
+from invbayes.bayes.inverse_problem import InverseProblem
 from invbayes.bayes.mixtures import GaussianMixture
 from invbayes.bayes.problems import LinearProblem
 
@@ -43,7 +44,7 @@ def posterior(prior: GaussianMixture, problem: LinearProblem, y: Tensor) -> Gaus
         >>> posterior(prior, problem, torch.tensor([[2.0]])).mean
         tensor([[1.]])
     """
-    check_fit(prior, problem)
+    check_linear_fit(prior, problem)
     check_points("y", y, problem.data_shape, like=problem.like)
     split = _Split.of(prior, problem)
     residuals = split.coordinates(problem, y)[..., None, :] - split.centres
@@ -152,7 +153,7 @@ def data_density(prior: GaussianMixture, problem: LinearProblem) -> GaussianMixt
         >>> data_density(prior, LinearProblem(2 * torch.ones(1, 1), noise_std=1.0)).covariance
         tensor([[5.]])
     """
-    check_fit(prior, problem)
+    check_linear_fit(prior, problem)
     operator, dim = problem.matrix, problem.data_dim
     units = torch.eye(dim).to(operator).reshape(dim, *problem.data_shape)
     noise = problem.colour(units).reshape(dim, dim)
@@ -174,7 +175,7 @@ def normal_data_density(prior: GaussianMixture, problem: LinearProblem) -> Gauss
         >>> normal_data_density(prior, LinearProblem(2 * torch.ones(1, 1), 1.0)).covariance
         tensor([[20.]])
     """
-    check_fit(prior, problem)
+    check_linear_fit(prior, problem)
     rank = int(torch.linalg.matrix_rank(problem.white_matrix))
     if rank < problem.dim:
         raise ValueError(
@@ -205,9 +206,15 @@ def _data_mixture(
     return GaussianMixture._from_factors(prior.weights, prior.means @ operator.mT, factors)
 
 
-def check_fit(prior: GaussianMixture, problem: LinearProblem) -> None:
-    """Raise unless the prior is a single mixture of the problem's dimension and dtype."""
+def check_linear_fit(prior: GaussianMixture, problem: LinearProblem) -> None:
+    """Raise unless the problem is linear, and the prior fits it."""
     check_instance("problem", problem, LinearProblem)
+    check_fit(prior, problem)
+
+
+def check_fit(prior: GaussianMixture, problem: InverseProblem) -> None:
+    """Raise unless the prior is a single mixture of the problem's dimension and dtype."""
+    check_instance("problem", problem, InverseProblem)
     check_single(prior)
     if prior.dim != problem.dim:
         raise ValueError(f"prior must have dimension {problem.dim}, got {prior.dim}")

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-from invbayes._checks import check_dtype, check_points, check_positive, number
-from invbayes._random import standard_normal
+from invbayes._checks import check_dtype, check_points
+from invbayes.bayes.inverse_problem import InverseProblem
 from invbayes.bayes.noise import coloured_noise, white_noise
 from invbayes.bayes.operators import Function, Map, function_operator, matrix_operator
 
 
-class LinearProblem:
+class LinearProblem(InverseProblem):
     r"""A linear measurement with noise,
 
     .. math:: y = A x + \eta, \qquad \eta \sim \mathcal{N}(0, \delta^2 I_m) \quad\text{or}\quad
@@ -111,21 +109,6 @@ class LinearProblem:
         return torch.Size(self._operator.data_shape)
 
     @property
-    def data_dim(self) -> int:
-        """m, the number of measurements."""
-        return self.data_shape.numel()
-
-    @property
-    def dim(self) -> int:
-        """d, the number of unknowns."""
-        return self.shape.numel()
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of points and data."""
-        return self._operator.like.dtype
-
-    @property
     def like(self) -> Tensor:
         """A tensor of the points' dtype and device."""
         return self._operator.like
@@ -139,12 +122,6 @@ class LinearProblem:
     def white_matrix(self) -> Tensor:
         r""":math:`R^{-1} A`, shape ``(m, d)``; A where the noise is white."""
         return self._noise.whiten(self.matrix.mT).mT
-
-    @property
-    def normal_operator(self) -> Tensor:
-        r""":math:`A^* A`, or :math:`A^* \Gamma^{-1} A`, shape ``(d, d)``."""
-        white = self.white_matrix
-        return white.mT @ white
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -167,15 +144,9 @@ class LinearProblem:
         check_points("y", y, self.data_shape, like=self.like)
         return _in_rows(self._operator.adjoint, y, len(self.data_shape))
 
-    def observe(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """One noisy observation y = A x + η of each point ``(*, *shape)``, ``(*, *data_shape)``.
-
-        Args:
-            x: the unknowns, shape ``(*, *shape)``.
-            generator: the source of the noise; without one, PyTorch's global generator.
-        """
-        clean = self.apply(x)
-        return clean + self.colour(standard_normal(clean.shape, clean, generator))
+    def respond(self, x: Tensor, white: Tensor) -> Tensor:
+        """A x + η for the noise that `colour` makes of standard normal numbers."""
+        return self.apply(x) + self.colour(white)
 
     def colour(self, white: Tensor) -> Tensor:
         """Noise η made of independent standard normal numbers of the data's shape."""
@@ -200,6 +171,12 @@ class LinearProblem:
         r""":math:`\mathbb{E}[z \mid x] = A^*\!A\, x`, or :math:`A^* \Gamma^{-1} A\, x`, ``(*, *shape)``."""
         return self._pulled(self.apply(x))
 
+    def log_likelihood(self, x: Tensor, y: Tensor) -> Tensor:
+        r""":math:`-|R^{-1} (A x - y)|^2 / (2 \delta^2)`; x and y are broadcast, shape ``(*,)``."""
+        check_points("y", y, self.data_shape, like=self.like)
+        misfit = self.whiten(self.apply(x) - y) / self.noise_std
+        return -misfit.flatten(misfit.ndim - len(self.data_shape)).square().sum(-1) / 2
+
     def _pulled(self, y: Tensor) -> Tensor:
         weighted = self._on_rows(self._noise.whiten_adjoint, self._on_rows(self._noise.whiten, y))
         return _in_rows(self._operator.adjoint, weighted, len(self.data_shape))
@@ -208,19 +185,6 @@ class LinearProblem:
         """Change data ``(*, *data_shape)`` as rows ``(n, m)``."""
         lead = data.shape[: data.ndim - len(self.data_shape)]
         return change(data.reshape(lead.numel(), self.data_dim)).reshape(data.shape)
-
-
-def matched_weight(problem: LinearProblem, weight: float | None) -> float:
-    """A regularizer's weight δ̂² > 0, by default the matched one, δ²."""
-    if weight is not None:
-        check_positive("weight", weight)
-        return number("weight", weight)
-    matched = problem.noise_std * problem.noise_std
-    if not 0 < matched < math.inf:
-        raise ValueError(
-            f"noise_std must have a square that is finite and > 0, got {problem.noise_std}"
-        )
-    return matched
 
 
 def largest_gain(problem: LinearProblem, v: Tensor, steps: int) -> Tensor:

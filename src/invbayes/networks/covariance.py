@@ -10,6 +10,7 @@ from torch import Tensor
 
 from invbayes._checks import check_count, check_instance, check_points
 from invbayes._random import random_signs
+from invbayes.bayes.inverse_problem import InverseProblem
 from invbayes.bayes.problems import LinearProblem
 from invbayes.networks.iresnet import InvertibleResNet
 
@@ -50,14 +51,15 @@ class EstimatedVariance(NamedTuple):
 
 @torch.no_grad()
 def posterior_covariance(
-    net: InvertibleResNet, problem: LinearProblem, z: Tensor, *, tol: float | None = None
+    net: InvertibleResNet, problem: InverseProblem, z: Tensor, *, tol: float | None = None
 ) -> ErrorBars:
     r"""The covariance that a network holds in its Jacobian,
 
-    .. math:: C(z) = \tfrac12 (F + F^*), \qquad F = \delta^2\, D\varphi(\hat x)^{-1}, \quad \hat x = \varphi^{-1}(z).
+    .. math:: C(z) = \tfrac12 (F + F^*), \qquad F = \delta^2\, D\varphi(\hat x)^{-1} B(\hat x)^*, \quad \hat x = \varphi^{-1}(z),
 
-    It is :math:`\mathrm{Cov}(x \mid z)` if :math:`\varphi^{-1}` is the posterior mean, as after
-    `Reconstruction`; after `Divergence` it is the covariance of Laplace's approximation.
+    where B is the identity for a matrix and for counts. It is :math:`\mathrm{Cov}(x \mid z)` if :math:`\varphi^{-1}` is the posterior mean, as after
+    `Reconstruction`; after `Divergence` it is the covariance of Laplace's approximation. For a
+    `NonlinearProblem` it is the latter after `WeightedDivergence`, and nothing else.
 
     Args:
         net: φ.
@@ -83,9 +85,10 @@ def posterior_covariance(
         >>> bars.covariance.shape, bars.asymmetry.shape
         (torch.Size([5, 2, 2]), torch.Size([5]))
     """
-    check_bars(net, problem, z)
+    check_bars(net, problem, z, InverseProblem)
     mean = net.inverse(z, tol)
-    matrix = problem.noise_std**2 * torch.linalg.inv(net.jacobian(mean))
+    pulled = torch.linalg.solve(net.jacobian(mean), problem.pullback(mean).matrix.mT)
+    matrix = problem.noise_std**2 * pulled
     covariance = (matrix + matrix.mT) / 2
     if len(net.blocks) > 1 and (torch.linalg.eigvalsh(covariance)[..., 0] <= 0).any():
         raise ValueError(
@@ -186,16 +189,21 @@ def variance_bounds(net: InvertibleResNet, problem: LinearProblem) -> tuple[floa
     return unit * least / (1 + lipschitz) ** blocks, unit / (1 - lipschitz) ** blocks
 
 
-def check_bars(net: InvertibleResNet, problem: LinearProblem, z: Tensor) -> None:
-    """Raise unless z are normal data of a problem with an injective operator."""
+def check_bars(
+    net: InvertibleResNet,
+    problem: InverseProblem,
+    z: Tensor,
+    kind: type[InverseProblem] = LinearProblem,
+) -> None:
+    """Raise unless z are normal data of a problem of the kind, with an injective operator."""
     check_instance("net", net, InvertibleResNet)
-    check_instance("problem", problem, LinearProblem)
+    check_instance("problem", problem, kind)
     check_points("z", z, problem.shape, like=problem.like)
     if problem.dim <= LARGEST:
         check_injective(problem)
 
 
-def check_injective(problem: LinearProblem) -> None:
+def check_injective(problem: InverseProblem) -> None:
     """Raise if the operator has a kernel: no data lead where the network would have to know it."""
     rank = int(torch.linalg.matrix_rank(problem.white_matrix))
     if rank < problem.dim:

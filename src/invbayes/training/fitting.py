@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from invbayes._checks import check_instance, check_not_negative, check_points
+from invbayes.bayes.inverse_problem import InverseProblem
 from invbayes.bayes.mixtures import GaussianMixture
 from invbayes.bayes.posteriors import check_fit
-from invbayes.bayes.problems import LinearProblem
 from invbayes.errors import RangeWarning
 from invbayes.networks.dense import LipschitzDense
 from invbayes.networks.iresnet import InvertibleResNet
@@ -30,7 +30,7 @@ LARGEST = 1024  # unknowns, up to which eigenvalues are computed for a warning
 def fit(
     objective: Objective,
     source: GaussianMixture | Tensor,
-    problem: LinearProblem,
+    problem: InverseProblem,
     *,
     generator: torch.Generator,
     net: InvertibleResNet | None = None,
@@ -63,11 +63,12 @@ def fit(
     Warns:
         RangeWarning: where the slopes that the objective asks for, in the Gaussian approximation
             :math:`A^*\!A + \hat\delta^2 \Sigma_X^{-1}` (:math:`A^*\!A` for `Approximation`), vary by
-            more than the network's :math:`((1 + L)/(1 - L))^B`; up to 1024 unknowns.
+            more than the network's :math:`((1 + L)/(1 - L))^B`; up to 1024 unknowns. A nonlinear
+            problem is linearised for that.
 
     Example:
         >>> import torch
-        >>> from invbayes import Divergence
+        >>> from invbayes import Divergence, LinearProblem
         >>> prior = GaussianMixture.gaussian(torch.zeros(2), torch.eye(2))
         >>> problem = LinearProblem(torch.eye(2), noise_std=0.1)
         >>> generator = torch.Generator().manual_seed(0)
@@ -91,8 +92,8 @@ def fit(
     return net.requires_grad_(False), record
 
 
-def _check_source(source: GaussianMixture | Tensor, problem: LinearProblem) -> None:
-    check_instance("problem", problem, LinearProblem)
+def _check_source(source: GaussianMixture | Tensor, problem: InverseProblem) -> None:
+    check_instance("problem", problem, InverseProblem)
     check_instance("source", source, GaussianMixture, Tensor)
     if isinstance(source, GaussianMixture):
         check_fit(source, problem)
@@ -119,7 +120,7 @@ def _check_names(options: dict[str, Any]) -> None:
 
 def _network(
     net: InvertibleResNet | None,
-    problem: LinearProblem,
+    problem: InverseProblem,
     generator: torch.Generator,
     options: dict[str, Any],
 ) -> InvertibleResNet:
@@ -141,7 +142,7 @@ def _warn_of_range(
     net: InvertibleResNet,
     objective: Objective,
     source: GaussianMixture | Tensor,
-    problem: LinearProblem,
+    problem: InverseProblem,
     jitter: float,
 ) -> None:
     if problem.dim > LARGEST:

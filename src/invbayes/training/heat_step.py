@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from invbayes._checks import check_count, check_instance, check_points
+from invbayes.bayes.inverse_problem import matched_weight
 from invbayes.bayes.mixtures import GaussianMixture
 from invbayes.bayes.posteriors import check_single
-from invbayes.bayes.problems import LinearProblem, matched_weight
+from invbayes.bayes.problems import LinearProblem
 from invbayes.errors import NotConverged
 from invbayes.training.metrics import check_metric
 

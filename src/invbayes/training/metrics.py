@@ -6,17 +6,18 @@ import torch
 from torch import Tensor
 
 from invbayes._checks import check_definite, check_instance, check_same_dtype
-from invbayes.bayes.problems import LinearProblem, matched_weight
+from invbayes.bayes.inverse_problem import InverseProblem, matched_weight
 
 
 def posterior_metric(
-    problem: LinearProblem, covariance: Tensor, *, weight: float | None = None
+    problem: InverseProblem, covariance: Tensor, *, weight: float | None = None
 ) -> Tensor:
     r"""The metric in which the log-determinant training is unbiased for Gaussian priors,
 
     .. math:: W = (A^*\!A + \hat\delta^2\, \Sigma_X^{-1})^{-1},
 
-    the posterior covariance, divided by :math:`\hat\delta^2`, that a Gaussian prior would give.
+    the posterior covariance, divided by :math:`\hat\delta^2`, that a Gaussian prior would give; of a
+    nonlinear problem, that of its linearisation at the reference.
 
     Args:
         problem: the measurement.
@@ -31,10 +32,11 @@ def posterior_metric(
 
     Example:
         >>> import torch
+        >>> from invbayes import LinearProblem
         >>> posterior_metric(LinearProblem(torch.eye(1), 1.0), torch.ones(1, 1))
         tensor([[0.5000]])
     """
-    check_instance("problem", problem, LinearProblem)
+    check_instance("problem", problem, InverseProblem)
     weight = matched_weight(problem, weight)
     check_metric("covariance", covariance, problem)
     inverse = problem.normal_operator + weight * torch.linalg.inv(covariance)
@@ -46,7 +48,7 @@ def posterior_metric(
     return (metric + metric.mT) / 2
 
 
-def check_metric(name: str, matrix: Tensor, problem: LinearProblem) -> None:
+def check_metric(name: str, matrix: Tensor, problem: InverseProblem) -> None:
     """Raise unless the matrix is symmetric positive definite and fits the problem."""
     check_definite(name, matrix, problem.dim)
     check_same_dtype(operator=problem.like, **{name: matrix})

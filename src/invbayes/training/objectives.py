@@ -1,6 +1,8 @@
 """The four trainings, each a loss that reads like its equation.
 
 The minimisers that the docstrings name are those among all maps, as far as a network can hold them.
+They are written for a matrix; for every other problem read :math:`\\mathbb{E}[z \\mid x]` for
+:math:`A^*\\!A x`.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from invbayes._checks import check_fits, check_flag, check_instance, check_positive
-from invbayes.bayes.problems import LinearProblem, matched_weight
+from invbayes.bayes.inverse_problem import InverseProblem, matched_weight
 from invbayes.networks.iresnet import InvertibleResNet
 from invbayes.training.metrics import check_metric
 from invbayes.training.runaway import runaway
@@ -96,6 +98,7 @@ class Approximation:
 
     Example:
         >>> import torch
+        >>> from invbayes import LinearProblem
         >>> net = InvertibleResNet.dense(1, scale=2.0)
         >>> x = torch.ones(1, 1)
         >>> loss = Approximation(LinearProblem(torch.eye(1), 0.1))(net, x, x)
@@ -103,12 +106,12 @@ class Approximation:
         True
     """
 
-    problem: LinearProblem
+    problem: InverseProblem
     metric: Tensor | None = field(default=None, kw_only=True)
     conditional_mean: bool = field(default=True, kw_only=True)
 
     def __post_init__(self) -> None:
-        check_instance("problem", self.problem, LinearProblem)
+        check_instance("problem", self.problem, InverseProblem)
         check_flag("conditional_mean", self.conditional_mean)
         if self.metric is not None:
             check_metric("metric", self.metric, self.problem)
@@ -127,7 +130,7 @@ class Approximation:
 
 
 @dataclass(frozen=True, eq=False)
-class _Regularized(Approximation):
+class Regularized(Approximation):
     r"""A data term and a regularizer with the weight δ̂²."""
 
     weight: float | None = field(default=None, kw_only=True)
@@ -147,7 +150,7 @@ class _Regularized(Approximation):
 
 
 @dataclass(frozen=True, eq=False)
-class LogDeterminant(_Regularized):
+class LogDeterminant(Regularized):
     r"""The forward error, regularized by the logarithm of the determinant,
 
     .. math:: \min_\varphi\; \mathbb{E}\big[\tfrac12 \|\varphi(x) - z\|_M^2 - \hat\delta^2 \log |\det D\varphi(x)|\big]
@@ -169,6 +172,7 @@ class LogDeterminant(_Regularized):
 
     Example:
         >>> import torch
+        >>> from invbayes import LinearProblem
         >>> net = InvertibleResNet.dense(2)
         >>> x = torch.ones(1, 2)
         >>> problem = LinearProblem(torch.eye(2), 0.1)
@@ -184,13 +188,14 @@ class LogDeterminant(_Regularized):
 
 
 @dataclass(frozen=True, eq=False)
-class Divergence(_Regularized):
+class Divergence(Regularized):
     r"""The forward error, regularized by the divergence,
 
     .. math:: \min_\varphi\; \mathbb{E}\big[\tfrac12 \|\varphi(x) - z\|_M^2 - \hat\delta^2\, \mathrm{div}\, \varphi(x)\big]
         \qquad\Rightarrow\qquad \varphi(x) = A^*\!A\, x - \hat\delta^2 M^{-1} \nabla \log p_X(x),
 
-    the normal equation of MAP when M is the identity and :math:`\hat\delta = \delta`.
+    the normal equation of MAP when M is the identity and :math:`\hat\delta = \delta`, for a matrix
+    and for counts; for a `NonlinearProblem` it is not: see `WeightedDivergence`.
 
     Args:
         problem, metric, conditional_mean: as in `Approximation`.
@@ -206,6 +211,7 @@ class Divergence(_Regularized):
 
     Example:
         >>> import torch
+        >>> from invbayes import LinearProblem
         >>> net = InvertibleResNet.dense(2)
         >>> x = torch.ones(1, 2)
         >>> problem = LinearProblem(torch.eye(2), 0.1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from invbayes.bayes.inverse_problem import InverseProblem
 from invbayes.bayes.problems import LinearProblem, largest_gain
 from invbayes.networks.iresnet import InvertibleResNet
 
@@ -12,13 +13,13 @@ _REMEDY = "add a jitter (fresh_noise), project on principal components, or stop 
 
 
 def runaway(
-    net: InvertibleResNet, problem: LinearProblem, strength: float, x: Tensor
+    net: InvertibleResNet, problem: InverseProblem, strength: float, x: Tensor
 ) -> str | None:
     r"""What speaks against the samples' having a density, which the regularizers need; or None.
 
     For structure of size τ the minimiser has slopes of size ‖A*A‖ + δ̂²/τ². So the scale c
     tells what the network takes for structure; on a data set without a density it grows
-    without end, and with it the loss falls.
+    without end, and with it the loss falls. (Only a linear problem tells how large c may be.)
     """
     centred = x - x.mean(0)
     points = centred.flatten(1)
@@ -31,6 +32,8 @@ def runaway(
                 f"in others {spread:.2g}; constant entries?): they have no density there, and "
                 f"the loss may fall without end; {_REMEDY}"
             )
+    if not isinstance(problem, LinearProblem):
+        return None
     excess = (net.scale - largest_gain(problem, centred, steps=10)).clamp(
         min=torch.finfo(x.dtype).tiny
     )

@@ -21,14 +21,14 @@ from invbayes._checks import (
     check_points,
 )
 from invbayes._random import random_part, standard_normal
+from invbayes.bayes.inverse_problem import InverseProblem
 from invbayes.bayes.mixtures import GaussianMixture
 from invbayes.bayes.posteriors import check_fit
-from invbayes.bayes.problems import LinearProblem
 
 Sampler = Callable[[int, torch.Generator | None], tuple[Tensor, Tensor]]
 
 
-def fresh_samples(prior: GaussianMixture, problem: LinearProblem) -> Sampler:
+def fresh_samples(prior: GaussianMixture, problem: InverseProblem) -> Sampler:
     r"""Independent samples, new at every step: :math:`x \sim p_X` and :math:`z = A^*(A x + \eta)`.
 
     Raises:
@@ -36,6 +36,7 @@ def fresh_samples(prior: GaussianMixture, problem: LinearProblem) -> Sampler:
 
     Example:
         >>> import torch
+        >>> from invbayes import LinearProblem
         >>> prior = GaussianMixture.gaussian(torch.zeros(2), torch.eye(2))
         >>> x, z = fresh_samples(prior, LinearProblem(torch.eye(2), 0.1))(5, None)
         >>> x.shape, z.shape
@@ -46,13 +47,13 @@ def fresh_samples(prior: GaussianMixture, problem: LinearProblem) -> Sampler:
 
 
 def _draw_fresh(
-    prior: GaussianMixture, problem: LinearProblem, n: int, generator: torch.Generator | None
+    prior: GaussianMixture, problem: InverseProblem, n: int, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
     x = prior.sample(n, generator=generator).reshape(n, *problem.shape)
     return x, problem.normal_data(problem.observe(x, generator=generator))
 
 
-def fresh_noise(x: Tensor, problem: LinearProblem, *, jitter: float = 0.0) -> Sampler:
+def fresh_noise(x: Tensor, problem: InverseProblem, *, jitter: float = 0.0) -> Sampler:
     r"""Your own samples with new noise at every step,
 
     .. math:: x = x_i + \tau\, \xi, \qquad z = A^*(A x + \eta), \qquad i \text{ random}, \quad \xi, \eta \text{ new}.
@@ -75,13 +76,14 @@ def fresh_noise(x: Tensor, problem: LinearProblem, *, jitter: float = 0.0) -> Sa
 
     Example:
         >>> import torch
+        >>> from invbayes import LinearProblem
         >>> problem = LinearProblem(torch.eye(2), 0.1)
         >>> sampler = fresh_noise(torch.zeros(3, 2), problem, jitter=0.5)
         >>> x, z = sampler(2, torch.Generator().manual_seed(0))
         >>> x.shape, bool((x != 0).all()), bool((z != x).all())
         (torch.Size([2, 2]), True, True)
     """
-    check_instance("problem", problem, LinearProblem)
+    check_instance("problem", problem, InverseProblem)
     check_points("x", x, problem.shape, like=problem.like)
     if x.ndim != 1 + len(problem.shape) or not len(x):
         shape = ", ".join(map(str, problem.shape))
@@ -91,7 +93,7 @@ def fresh_noise(x: Tensor, problem: LinearProblem, *, jitter: float = 0.0) -> Sa
 
 
 def _draw_noise(
-    data: Tensor, problem: LinearProblem, jitter: float, n: int, generator: torch.Generator | None
+    data: Tensor, problem: InverseProblem, jitter: float, n: int, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
     check_count("n", n)
     x = data[_chosen(len(data), n, generator).to(data.device)]
@@ -100,7 +102,7 @@ def _draw_noise(
     return x, problem.normal_data(problem.observe(x, generator=generator))
 
 
-def random_crops(pictures: Sequence[Tensor], problem: LinearProblem) -> Sampler:
+def random_crops(pictures: Sequence[Tensor], problem: InverseProblem) -> Sampler:
     r"""Random cut-outs of pictures, mirrored at random, with new noise at every step.
 
     Every place of every picture is as likely as every other one. Where the cut-out is a square, it
@@ -115,12 +117,13 @@ def random_crops(pictures: Sequence[Tensor], problem: LinearProblem) -> Sampler:
 
     Example:
         >>> import torch
+        >>> from invbayes import LinearProblem
         >>> problem = LinearProblem(lambda x: x, 0.1, shape=(1, 8, 8))
         >>> x, z = random_crops([torch.rand(1, 20, 30)], problem)(4, None)
         >>> x.shape, z.shape
         (torch.Size([4, 1, 8, 8]), torch.Size([4, 1, 8, 8]))
     """
-    check_instance("problem", problem, LinearProblem)
+    check_instance("problem", problem, InverseProblem)
     if len(problem.shape) != 3:
         raise ValueError(f"problem must be one of pictures, got points {tuple(problem.shape)}")
     channels, *sides = problem.shape
@@ -137,7 +140,7 @@ def random_crops(pictures: Sequence[Tensor], problem: LinearProblem) -> Sampler:
 
 
 def _draw_crops(
-    pictures: list[Tensor], problem: LinearProblem, n: int, generator: torch.Generator | None
+    pictures: list[Tensor], problem: InverseProblem, n: int, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
     check_count("n", n)
     _, height, width = problem.shape
@@ -196,7 +199,7 @@ def _chosen(count: int, n: int, generator: torch.Generator | None) -> Tensor:
 class QuasiSampler:
     """What `quasi_samples` returns: a Sobol sequence, mapped to samples; it remembers its place."""
 
-    def __init__(self, prior: GaussianMixture, problem: LinearProblem, seed: int) -> None:
+    def __init__(self, prior: GaussianMixture, problem: InverseProblem, seed: int) -> None:
         self._prior, self._problem, self._seed = prior, problem, seed
         dim = 1 + prior.dim + problem.data_dim
         self._engine = SobolEngine(dim, scramble=True, seed=seed)
@@ -214,8 +217,8 @@ class QuasiSampler:
         factor = prior.components.scale_tril[chosen]
         x = prior.means[chosen] + torch.einsum("nij,nj->ni", factor, x_part)
         x = x.reshape(n, *problem.shape)
-        noise = problem.colour(noise.reshape(n, *problem.data_shape))
-        return x, problem.normal_data(problem.apply(x) + noise)
+        noise = noise.reshape(n, *problem.data_shape)
+        return x, problem.normal_data(problem.respond(x, noise))
 
     def state_dict(self) -> dict[str, Any]:
         """The seed and the place in the sequence, for resuming."""
@@ -228,7 +231,7 @@ class QuasiSampler:
 
 
 def quasi_samples(
-    prior: GaussianMixture, problem: LinearProblem, *, generator: torch.Generator | None = None
+    prior: GaussianMixture, problem: InverseProblem, *, generator: torch.Generator | None = None
 ) -> QuasiSampler:
     r"""Samples as `fresh_samples` draws them, but spread evenly: randomised quasi-Monte Carlo.
 
@@ -254,6 +257,7 @@ def quasi_samples(
 
     Example:
         >>> import torch
+        >>> from invbayes import LinearProblem
         >>> prior = GaussianMixture.gaussian(torch.zeros(2), torch.eye(2))
         >>> x, z = quasi_samples(prior, LinearProblem(torch.eye(2), 0.1))(1024, None)
         >>> bool(x.mean(0).norm() < 0.01)

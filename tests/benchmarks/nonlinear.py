@@ -1,0 +1,251 @@
+"""The trainings on nonlinear problems against exact estimators, as a table: run by `make bench`.
+
+Three seeds, one process: about twenty minutes. Writes ``book/_generated/nonlinear.md`` and
+``nonlinear_eight.md``, which chapter 11 shows.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import product
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import invbayes as ib
+from invbayes.bayes.operators import Map
+from invbayes.examples import two_layers
+from invbayes.networks.descent import descend, newton
+
+GENERATED = Path(__file__).parents[2] / "book" / "_generated"
+PAGE, EIGHT_PAGE = GENERATED / "nonlinear.md", GENERATED / "nonlinear_eight.md"
+BOX, DATA, STEPS, SEEDS = (-4.5, 4.5, -4.5, 4.5), 1000, 2400, range(3)
+MIX = torch.tensor([[1.0, 0.4], [0.4, 1.0]], dtype=torch.float64)
+EXPOSURE, BOUNDS = 8.0, (0.97, 0.99, 0.999)
+
+
+def distance(found: Tensor, wanted: Tensor) -> float:
+    """In percent of the wanted points' size."""
+    return 100 * ((found - wanted).norm() / wanted.norm()).item()
+
+
+def trained(objective, prior, problem, seed: int, **options) -> ib.InvertibleResNet:
+    """A network of default size."""
+    options = {"steps": STEPS, "progress": False} | options
+    generator = torch.Generator().manual_seed(seed)
+    return ib.fit(objective, prior, problem, generator=generator, **options)[0]
+
+
+def gaussian(dim: int, std: float) -> ib.GaussianMixture:
+    """The prior N(0, σ² I)."""
+    return ib.GaussianMixture.gaussian(torch.zeros(dim), std**2 * torch.eye(dim))
+
+
+def data(prior, problem, count: int) -> tuple[Tensor, Tensor]:
+    """Unknowns and observations, the same in every run."""
+    generator = torch.Generator().manual_seed(12345)
+    x = prior.sample(count, generator=generator)
+    return x, problem.observe(x, generator=generator)
+
+
+def span(rows: list[list[float]]) -> list[str]:
+    """Of each column, the seeds' smallest and largest value in percent."""
+    ends = [torch.tensor(rows).amin(0).tolist(), torch.tensor(rows).amax(0).tolist()]
+    return [f"{low:.2g}–{high:.2g} %" for low, high in zip(*ends, strict=True)]
+
+
+def undone(forward: Map, z: Tensor, start: Tensor) -> Tensor:
+    """The x with forward(x) = z, by Newton's method."""
+
+    def field(x: Tensor, rows: Tensor) -> Tensor:
+        return forward(x) - z[rows]
+
+    def both(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        slopes = torch.func.jacrev(lambda p: forward(p).sum(0))(x).movedim(0, 1)
+        return field(x, rows), slopes
+
+    return descend(field, newton(both), start, longest=0.5, tol=1e-9, max_steps=300)
+
+
+def trainings(problem, prior) -> dict:
+    """All that chapter 11 speaks of."""
+    metric = ib.posterior_metric(problem, prior.covariance)
+    first = ib.WeightedDivergence(problem, metric=metric, volume=False)
+    return {
+        "approximation": ib.Approximation(problem),
+        "reconstruction": ib.Reconstruction(),
+        "log-determinant, in $M$": ib.LogDeterminant(problem, metric=metric),
+        "divergence": ib.Divergence(problem),
+        "first part alone, in $M$": first,
+        "weighted divergence, $M = I$": ib.WeightedDivergence(problem),
+        "weighted divergence, in $M$": ib.WeightedDivergence(problem, metric=metric),
+    }
+
+
+def two_layer_table(logarithmic: bool) -> list[str]:
+    """Six trainings of one problem, against the two MAPs, the mean, and the plain limit."""
+    prior, problem = gaussian(2, 0.6), two_layers(logarithmic=logarithmic)
+    x, y = data(prior, problem, DATA)
+    z = problem.normal_data(y)
+    exact = ib.plane_posterior(prior.log_prob, problem, y, box=BOX, nodes=301)
+
+    def relative(points: Tensor) -> Tensor:
+        volume = torch.linalg.slogdet(problem.jacobian(points)).logabsdet
+        return prior.log_prob(points) - volume
+
+    def plain(points: Tensor) -> Tensor:
+        return problem.mean_normal_data(points) - problem.noise_std**2 * prior.score(points)
+
+    image = ib.plane_posterior(relative, problem, y, box=BOX, nodes=301).mode
+    limit, bayes = undone(plain, z, exact.mode), (exact.mean - x).square().sum()
+    lines = ["| training | to MAP | to MAP of $F(x)$ | to the mean | to the plain limit | ratio |"]
+    lines.append("|---" * 6 + "|")
+    for name, objective in trainings(problem, prior).items():
+        nets = [trained(objective, prior, problem, seed) for seed in SEEDS]
+        answers = [net.inverse(z) for net in nets]
+        wanted = (exact.mode, image, exact.mean, limit)
+        rows = [[distance(found, w) for w in wanted] for found in answers]
+        worst = max(((found - x).square().sum() / bayes).item() for found in answers)
+        print(name, rows, worst, flush=True)
+        lines.append(f"| {name} | {' | '.join(span(rows))} | {worst:.3f} |")
+    exact_row = [distance(w, exact.mode) for w in (exact.mode, image, exact.mean, limit)]
+    lines.append(
+        "| MAP itself, to the others | " + " | ".join(f"{d:.2g} %" for d in exact_row) + " | |"
+    )
+    rows = [bars(net, problem, prior, y, exact) for net in nets]
+    print("bars", rows, flush=True)
+    told = (
+        "error bars of the last networks: to Laplace's at exact MAP {}, to the true deviations {}, "
+    )
+    told += "relative asymmetry {}; Laplace's bars to the true deviations {}."
+    return [*lines, "", told.format(*span(rows)).capitalize(), ""]
+
+
+def bars(net, problem, prior, y, exact) -> list[float]:
+    """In percent: the network's deviations against Laplace's and the true ones; asymmetry."""
+    found = ib.posterior_covariance(net, problem, problem.normal_data(y))
+
+    def slope(points: Tensor) -> Tensor:
+        energy = prior.log_prob, problem.log_likelihood
+        return -torch.func.grad(lambda p: (energy[0](p) + energy[1](p, y)).sum())(points)
+
+    hessian = torch.func.jacrev(lambda p: slope(p).sum(0))(exact.mode).movedim(0, 1)
+    three = (found.covariance, torch.linalg.inv(hessian), exact.covariance)
+    own, laplace, true = (c.diagonal(dim1=1, dim2=2).sqrt() for c in three)
+    uneven = found.asymmetry / torch.linalg.matrix_norm(found.covariance)
+    parts = (own / laplace - 1, own / true - 1, uneven, laplace / true - 1)
+    return [100 * part.abs().mean().item() for part in parts]
+
+
+def count_table() -> list[str]:
+    """One map, two noises: both divergences on both."""
+    prior, counts = gaussian(2, 0.6), ib.PoissonProblem(MIX, EXPOSURE)
+    seen = ib.NonlinearProblem(counts.apply, counts.noise_std, reference=torch.zeros(2))
+    metric, pair = ib.posterior_metric(counts, prior.covariance), (counts, seen)
+    normal, modes = [], []
+    for problem in pair:
+        _, y = data(prior, problem, DATA)
+        normal.append(problem.normal_data(y))
+        modes.append(ib.plane_posterior(prior.log_prob, problem, y, box=BOX, nodes=301).mode)
+    lines = ["| training | to MAP, counts | to MAP, Gaussian noise |", "|---|---|---|"]
+    for name, problem in zip(("divergence", "weighted divergence"), pair, strict=True):
+        objective = ib.WeightedDivergence(problem, metric=metric)
+        nets = [trained(objective, prior, problem, seed) for seed in SEEDS]
+        rows = [
+            [distance(net.inverse(z), top) for z, top in zip(normal, modes, strict=True)]
+            for net in nets
+        ]
+        print(name, rows, flush=True)
+        lines.append(f"| {name} | {' | '.join(span(rows))} |")
+    return [*lines, ""]
+
+
+def eight_pieces() -> ib.NonlinearProblem:
+    """A rod of eight pieces, cold at one end, heat flow known; eight temperatures, δ = 0.1.
+
+    x is white: the log-conductivities are L x, with deviation ½ and correlations e^{-|i-j|/3}.
+    """
+    place, edges = torch.arange(8), torch.linspace(0, 1, 9)
+    root = torch.linalg.cholesky(0.25 * (-(place[:, None] - place).abs() / 3).exp())
+    flow = torch.ones(8, 8).tril() * (2 * edges - edges**2).diff()
+
+    def temperatures(x: Tensor) -> Tensor:
+        return (-x @ root.T).exp() @ flow.T
+
+    return ib.NonlinearProblem(temperatures, 0.1, reference=torch.zeros(8))
+
+
+def highest(problem, prior, y: Tensor, starts: list[Tensor]) -> Tensor:
+    """The best mode that Newton's method finds from the starts."""
+
+    def energy(points: Tensor, rows: Tensor) -> Tensor:
+        return -(prior.log_prob(points) + problem.log_likelihood(points, y[rows]))
+
+    def field(points: Tensor, rows: Tensor) -> Tensor:
+        return torch.func.grad(lambda p: energy(p, rows).sum())(points) / 100
+
+    def both(points: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        bends = torch.func.jacrev(lambda p: field(p, rows).sum(0))(points)
+        return field(points, rows), bends.movedim(0, 1)
+
+    options = {"longest": 1.0, "tol": 1e-9, "max_steps": 300}
+    found = torch.stack([descend(field, newton(both), start, **options) for start in starts])
+    rows = torch.arange(len(y))
+    return found[torch.stack([energy(points, rows) for points in found]).argmin(0), rows]
+
+
+def out_of_reach(prior, problem) -> list[str]:
+    """The share of samples at which no block with this bound has the goal's Jacobian; best scale."""
+    x = prior.sample(2000, generator=torch.Generator().manual_seed(1))
+    goal = torch.func.jacrev(lambda p: ib.ideal_forward_map(prior, problem, p).sum(0))
+    slopes, eye, found = goal(x).movedim(0, 1), torch.eye(problem.dim), []
+    norms = [torch.linalg.matrix_norm(eye - slopes / c, 2) for c in torch.logspace(-2, 1, 91)]
+    for bound in BOUNDS:
+        found.append(f"{100 * min((n > bound).double().mean().item() for n in norms):.0f} %")
+    values = torch.linalg.svdvals(slopes)
+    print("singular values", values[:, -1].median(), values.min(), values.max())
+    least = torch.linalg.eigvalsh((slopes + slopes.mT) / 2)[:, 0]
+    print("not monotone, folded", (least <= 0).double().mean(), (slopes.det() < 0).double().mean())
+    return found
+
+
+def eight_table() -> list[str]:
+    """Three bounds L, three trainings: distances to MAP."""
+    prior, problem = gaussian(8, 1.0), eight_pieces()
+    x, y = data(prior, problem, DATA // 2)
+    z, metric = problem.normal_data(y), ib.posterior_metric(problem, prior.covariance)
+    top = highest(problem, prior, y, [x, 0 * x, x.roll(1, 0)])
+    objectives = {
+        "weighted divergence, in $M$": ib.WeightedDivergence(problem, metric=metric),
+        "divergence": ib.Divergence(problem),
+        "reconstruction": ib.Reconstruction(),
+    }
+    found = {}
+    for (name, objective), bound in product(objectives.items(), BOUNDS):
+        options = {"lipschitz": bound, "steps": STEPS // 2}
+        nets = [trained(objective, prior, problem, seed, **options) for seed in SEEDS]
+        found[name, bound] = span([[distance(net.inverse(z), top)] for net in nets])[0]
+        print(name, bound, found[name, bound], flush=True)
+    lines = ["| training | " + " | ".join(f"$L = {bound}$" for bound in BOUNDS) + " |"]
+    lines.append("|---" * (1 + len(BOUNDS)) + "|")
+    for name in objectives:
+        lines.append(f"| {name} | " + " | ".join(found[name, bound] for bound in BOUNDS) + " |")
+    lines.append(f"| samples out of reach | {' | '.join(out_of_reach(prior, problem))} |")
+    return [*lines, ""]
+
+
+def main() -> None:
+    """Train, measure, write."""
+    torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float64)
+    lines = ["**Temperatures**", "", *two_layer_table(False)]
+    lines += ["**Logarithms of temperatures**", "", *two_layer_table(True)]
+    lines += ["**One map, two noises**", "", *count_table()]
+    for page, text in ((PAGE, lines), (EIGHT_PAGE, eight_table())):
+        page.write_text(re.sub(" (?=%)", "\N{NO-BREAK SPACE}", "\n".join(text)))
+        print(page.read_text())
+
+
+if __name__ == "__main__":
+    main()
