@@ -1,6 +1,6 @@
 """The trainings on nonlinear problems against exact estimators, as a table: run by `make bench`.
 
-Three seeds, one process: about twenty minutes. Writes ``book/_generated/nonlinear.md`` and
+Three seeds, one process: about twenty-five minutes. Writes ``book/_generated/nonlinear.md`` and
 ``nonlinear_eight.md``, which chapter 11 shows.
 """
 
@@ -52,7 +52,13 @@ def data(prior, problem, count: int) -> tuple[Tensor, Tensor]:
 def span(rows: list[list[float]]) -> list[str]:
     """Of each column, the seeds' smallest and largest value in percent."""
     ends = [torch.tensor(rows).amin(0).tolist(), torch.tensor(rows).amax(0).tolist()]
-    return [f"{low:.2g}–{high:.2g} %" for low, high in zip(*ends, strict=True)]
+    return [ranged(*pair) for pair in zip(*ends, strict=True)]
+
+
+def ranged(low: float, high: float) -> str:
+    """From … to … percent, with two figures or no decimals; one number where they agree."""
+    shown = [f"{v:.0f}" if v >= 10 else f"{v:.2g}" for v in (low, high)]
+    return "–".join(dict.fromkeys(shown)) + " %"
 
 
 def undone(forward: Map, z: Tensor, start: Tensor) -> Tensor:
@@ -109,17 +115,13 @@ def two_layer_table(logarithmic: bool) -> list[str]:
         worst = max(((found - x).square().sum() / bayes).item() for found in answers)
         print(name, rows, worst, flush=True)
         lines.append(f"| {name} | {' | '.join(span(rows))} | {worst:.3f} |")
-    exact_row = [distance(w, exact.mode) for w in (exact.mode, image, exact.mean, limit)]
-    lines.append(
-        "| MAP itself, to the others | " + " | ".join(f"{d:.2g} %" for d in exact_row) + " | |"
-    )
+    own = [distance(w, exact.mode) for w in (exact.mode, image, exact.mean, limit)]
+    lines.append(f"| MAP itself | {' | '.join(ranged(d, d) for d in own)} | |")
     rows = [bars(net, problem, prior, y, exact) for net in nets]
     print("bars", rows, flush=True)
-    told = (
-        "error bars of the last networks: to Laplace's at exact MAP {}, to the true deviations {}, "
-    )
-    told += "relative asymmetry {}; Laplace's bars to the true deviations {}."
-    return [*lines, "", told.format(*span(rows)).capitalize(), ""]
+    told = "Error bars of the last networks: to Laplace's at exact MAP {}, to the true deviations "
+    told += "{}, relative asymmetry {}; Laplace's bars to the true deviations {}."
+    return [*lines, "", told.format(*span(rows)), ""]
 
 
 def bars(net, problem, prior, y, exact) -> list[float]:
@@ -196,7 +198,7 @@ def highest(problem, prior, y: Tensor, starts: list[Tensor]) -> Tensor:
 
 
 def out_of_reach(prior, problem) -> list[str]:
-    """The share of samples at which no block with this bound has the goal's Jacobian; best scale."""
+    """The share of samples where no block with this bound has the goal's Jacobian; best scale."""
     x = prior.sample(2000, generator=torch.Generator().manual_seed(1))
     goal = torch.func.jacrev(lambda p: ib.ideal_forward_map(prior, problem, p).sum(0))
     slopes, eye, found = goal(x).movedim(0, 1), torch.eye(problem.dim), []
