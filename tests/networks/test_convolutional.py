@@ -90,8 +90,7 @@ def test_value_and_jacobian_are_those_of_the_matrices(channels, hidden, kernels,
         value, jacobian = by_matrices(net, weights, x)
         torch.testing.assert_close(g(x), value, rtol=0, atol=1e-13)
         torch.testing.assert_close(g.with_jacobian(x)[1], jacobian, rtol=0, atol=1e-13)
-        again, pull = g.linearised(x)
-        torch.testing.assert_close(again, value, rtol=0, atol=1e-13)
+        pull = g.linearised(x)
         v = torch.randn(x.shape, generator=generator, dtype=x.dtype)
         expected = torch.einsum("nij,ni->nj", jacobian, v.flatten(1))
         torch.testing.assert_close(pull(v).flatten(1), expected, rtol=0, atol=1e-12)
@@ -182,7 +181,7 @@ def test_the_certificate_holds_on_sizes_not_trained_on(dtype, generator):
     direction = torch.randn(1, 1, 8, 8, generator=generator, dtype=dtype).expand_as(x)
     for step in range(25):
         optimiser.zero_grad()
-        _, pull = net.linearised(x)
+        pull = net.linearised(x)
         stretched = pull(direction)
         (-stretched.flatten(1).norm(dim=1).mean()).backward()
         optimiser.step()

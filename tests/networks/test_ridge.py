@@ -86,8 +86,7 @@ def test_value_and_jacobian_are_those_of_the_equation(shape, filters, kernel, si
     torch.testing.assert_close(Block.with_jacobian(block, x)[1], jacobian)
     v = torch.randn(x.shape, generator=generator, dtype=DOUBLE)
     for linearised in (block.linearised, lambda x: Block.linearised(block, x)):
-        found, product = linearised(x)
-        torch.testing.assert_close(found.flatten(1), value)
+        product = linearised(x)
         torch.testing.assert_close(
             product(v).flatten(1), (jacobian @ v.flatten(1)[..., None])[..., 0]
         )

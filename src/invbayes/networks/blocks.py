@@ -25,8 +25,8 @@ class BlockMap(Protocol):
     def with_divergence(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """g(x) and its divergence ``(n,)``."""
 
-    def linearised(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """g(x) and the product v ↦ Dg(x)ᵀ v."""
+    def linearised(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """The product v ↦ Dg(x)ᵀ v."""
 
 
 class Block(Described, ABC):
@@ -60,7 +60,7 @@ class Block(Described, ABC):
         ([[[-1.0, 0.0], [-0.0, 1.0]]], [0.0])
         >>> block.options, block.prepared() is block, block.lipschitz_bound()
         ({}, True, 1.0)
-        >>> block.linearised(x)[1](torch.ones(1, 2))
+        >>> block.linearised(x)(torch.ones(1, 2))
         tensor([[-1.,  1.]])
     """
 
@@ -93,10 +93,10 @@ class Block(Described, ABC):
         value, jacobian = self.with_jacobian(x)
         return value, trace(jacobian)
 
-    def linearised(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """g(x) and the product v ↦ Dg(x)ᵀ v, by reverse-mode differentiation."""
-        value, pull = torch.func.vjp(self, x)
-        return value, lambda v: pull(v)[0]
+    def linearised(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """The product v ↦ Dg(x)ᵀ v, by reverse-mode differentiation."""
+        _, pull = torch.func.vjp(self, x)
+        return lambda v: pull(v)[0]
 
     kind = "block"
 

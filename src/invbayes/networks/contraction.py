@@ -187,7 +187,7 @@ def _symmetric_solver(
     """Solves w = v + B w for the symmetric B = Df(x) by conjugate gradients."""
 
     def resolve(_: Map, v: Tensor) -> Tensor:
-        _, product = linearised(solution)
+        product = linearised(solution)
         reduction = torch.finfo(v.dtype).eps ** 0.5
         most = math.ceil(math.log(2 / reduction) / (1 - goal.lipschitz) ** 0.5)
         return conjugate_gradients(lambda w: w - product(w), v, reduction=reduction, most=most)

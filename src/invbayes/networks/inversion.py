@@ -69,13 +69,9 @@ def _undo(
 
 
 def _linear(g: BlockMap, shape: torch.Size, lipschitz: float) -> Linearised:
-    def linearised(rows: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        value, product = g.linearised(rows.reshape(-1, *shape))
-
-        def along(v: Tensor) -> Tensor:
-            return lipschitz * product(v.reshape(-1, *shape)).flatten(1)
-
-        return lipschitz * value.flatten(1), along
+    def linearised(rows: Tensor) -> Callable[[Tensor], Tensor]:
+        product = g.linearised(rows.reshape(-1, *shape))
+        return lambda v: lipschitz * product(v.reshape(-1, *shape)).flatten(1)
 
     return linearised
 

@@ -256,7 +256,7 @@ class LearnedPosterior:
             inner = scale * (v - lipschitz * product(v)) - v
             return self.problem.mean_normal_data(v) + self.ratio * inner
 
-        return truncated_newton(lambda x: partial(curvature, block.linearised(x)[1]))
+        return truncated_newton(lambda x: partial(curvature, block.linearised(x)))
 
     def _check(self, **points: Tensor) -> None:
         for name, value in points.items():

@@ -40,12 +40,10 @@ class RidgeMap:
         b, root = self._bent(x)
         return self._value(x, b, root)
 
-    def linearised(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """g(x) and the product v ↦ Dg(x) v, whose matrix is symmetric."""
-        b, root = self._bent(x)
-        value = self._value(x, b, root)
-        twice = 2 * self._slope(root)
-        return value, lambda v: v - self.synthesise(twice * self.analyse(v))
+    def linearised(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """The product v ↦ Dg(x) v, whose matrix is symmetric."""
+        twice = 2 * self._slope(self._bent(x)[1])
+        return lambda v: v - self.synthesise(twice * self.analyse(v))
 
     def with_divergence(self, x: Tensor) -> tuple[Tensor, Tensor]:
         r"""g(x) and its divergence :math:`d - 2 \sum_j \sigma_j'(b_j) \|w_j\|^2`, shape ``(n,)``."""
@@ -57,10 +55,10 @@ class RidgeMap:
 
     def with_jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """g(x) and its Jacobian ``(n, d, d)``."""
-        value, product = self.linearised(x)
+        product = self.linearised(x)
         units = torch.eye(x.shape[1:].numel()).to(x).reshape(-1, 1, *x.shape[1:])
         rows = torch.func.vmap(lambda unit: product(unit.expand(x.shape)))(units)
-        return value, rows.flatten(2).transpose(0, 1)
+        return self(x), rows.flatten(2).transpose(0, 1)
 
     def potential(self, x: Tensor) -> Tensor:
         r"""G(x) with ∇G = g: :math:`\tfrac12 \|x\|^2 - 2 \sum_j S_j(b_j)`, shape ``(n,)``."""
@@ -119,8 +117,7 @@ class Ridge(Block):
         >>> x = torch.ones(2, 1, 16, 16)
         >>> block(x).shape, block.lipschitz_bound(), block.with_divergence(x)[1].shape
         (torch.Size([2, 1, 16, 16]), 1.0, torch.Size([2]))
-        >>> value, product = block.linearised(x)
-        >>> product(x).shape, block.potential(x).shape
+        >>> block.linearised(x)(x).shape, block.potential(x).shape
         (torch.Size([2, 1, 16, 16]), torch.Size([2]))
         >>> Ridge((3,), filters=5).options
         {'shape': (3,), 'filters': 5, 'kernel': None}
@@ -182,8 +179,8 @@ class Ridge(Block):
         """g(x) for points ``(n, *shape)``."""
         return self._ready(x)(x)
 
-    def linearised(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """g(x) and the product v ↦ Dg(x) v, whose matrix is symmetric."""
+    def linearised(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """The product v ↦ Dg(x) v, whose matrix is symmetric."""
         return self._ready(x).linearised(x)
 
     def with_divergence(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from invbayes.networks.conjugate import PRODUCTS, REDUCTION, conjugate_gradients
 
 Method = Literal["newton", "newton-cg", "anderson", "plain"]
-Linearised = Callable[[Tensor], tuple[Tensor, Callable[[Tensor], Tensor]]]
+Linearised = Callable[[Tensor], Callable[[Tensor], Tensor]]
 MEMORY = 6
 
 
@@ -125,7 +125,7 @@ class ConjugateSteps(Steps):
 
     def trials(self, points: Points) -> list[Tensor]:
         """The whole step, a quarter, a sixteenth of it."""
-        _, product = self.linearised(points.x)
+        product = self.linearised(points.x)
         step = conjugate_gradients(
             lambda v: v - product(v), points.residual, reduction=REDUCTION, most=PRODUCTS
         )
