@@ -67,6 +67,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/error_bars.py
 	$(BIN)/python tests/benchmarks/one_network.py
 	$(BIN)/python tests/benchmarks/nonlinear.py
+	$(BIN)/python -m tests.benchmarks.nonlinear_eight
 	PYTHONPATH=.bench $(BIN)/python tests/benchmarks/images.py
 	$(BIN)/python -m tests.benchmarks.own_problem
 

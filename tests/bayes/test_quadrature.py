@@ -9,6 +9,7 @@ from invbayes import (
     GaussianMixture,
     LinearProblem,
     NotConverged,
+    PoissonProblem,
     global_mode,
     plane_posterior,
     posterior,
@@ -87,3 +88,17 @@ def test_a_top_that_is_no_mode_is_refused(log_prior):
     with pytest.raises(NotConverged, match="did not end at a mode") as caught:
         plane_posterior(log_prior, blind, y, box=(-14.03, 14.0, -14.0, 14.02))
     assert caught.value.point.shape == (1, 2)
+
+
+def test_the_mean_of_counts_moves_by_their_covariance():
+    """D_z x_PM = τ Cov(x | z): it never folds."""
+    prior, problem = two_blobs(), PoissonProblem(MATRIX, exposure=6.0)
+    y = torch.tensor([[0.5, 1.2], [2.0, 0.7]], dtype=torch.float64)
+    box, h = (-6.5, 7.0, -6.0, 6.5), 1e-4
+    moved = []
+    for step in h * torch.eye(2, dtype=torch.float64):
+        move = torch.linalg.solve(MATRIX.mT, step)  # of y, for this step of z = A* y
+        ends = [plane_posterior(prior.log_prob, problem, y + s * move, box=box) for s in (1, -1)]
+        moved.append((ends[0].mean - ends[1].mean) / (2 * h))
+    found = plane_posterior(prior.log_prob, problem, y, box=box)
+    torch.testing.assert_close(torch.stack(moved, -1), 6 * found.covariance, rtol=1e-5, atol=1e-6)

@@ -182,7 +182,7 @@ def by_network(
     """The minimum of the energy with this factor on t."""
     z = problem.normal_data(y)
     posterior = ib.LearnedPosterior(net, problem, trained_at=weight**-0.5)
-    return posterior.mode(z, torch.zeros(1, *z.shape), tol=2e-4 * z.norm().item())
+    return posterior.mode(z, torch.zeros(1, *z.shape), tol=2e-5 * z.norm().item())
 
 
 def reconstructions(nets: list[ib.InvertibleResNet]) -> list[str]:
