@@ -78,6 +78,10 @@ def test_a_closed_jacobian_is_used_and_changes_nothing():
     calls.clear()
     torch.testing.assert_close(given_one.jacobian(x), own.jacobian(x))
     assert calls == [9]
+    single = given_one.to(dtype=torch.float32)
+    torch.testing.assert_close(single.jacobian(x.float()), own.jacobian(x).float())
+    assert (single.noise_std, single.dtype) == (0.1, torch.float32)
+    assert len(calls) > 1  # the closed form moves along
     for a, b in zip(given_one.pullback(x), own.pullback(x), strict=True):
         torch.testing.assert_close(a, b)
 

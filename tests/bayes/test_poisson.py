@@ -72,6 +72,9 @@ def test_a_sparse_matrix_is_the_same_problem(generator):
     torch.testing.assert_close(thin.normal_operator, MATRIX.mT @ MATRIX)
     assert repr(thin) == "PoissonProblem((2,) -> (3,), exposure=5)"
     assert thin.dtype == torch.float64
+    single = thin.to(dtype=torch.float32)
+    torch.testing.assert_close(single.apply(x.float()), problem.apply(x).float())
+    assert (single.exposure, single.dtype) == (5.0, torch.float32)
 
 
 def test_what_cannot_be_is_refused():

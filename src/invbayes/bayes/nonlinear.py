@@ -44,6 +44,8 @@ class NonlinearProblem(InverseProblem):
         >>> found = problem.pullback(x)
         >>> found.matrix.diagonal(dim1=1, dim2=2), found.divergence
         (tensor([[1.0000, 0.3679]]), tensor([[-1.0000, -0.3679]]))
+        >>> problem.to(dtype=torch.float64).dtype
+        torch.float64
     """
 
     def __init__(
@@ -107,6 +109,14 @@ class NonlinearProblem(InverseProblem):
     def white_matrix(self) -> Tensor:
         """A₀, shape ``(d, d)``."""
         return self._matrix
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> NonlinearProblem:
+        """The same problem on another device or in another dtype; F must follow its input's."""
+        reference = self._reference.to(device=device, dtype=dtype)
+        options = {"reference": reference, "jacobian": self._closed}
+        return NonlinearProblem(self._forward, self.noise_std, **options)
 
     def apply(self, x: Tensor) -> Tensor:
         """F(x) for points ``(*, *shape)``, shape ``(*, *data_shape)``."""

@@ -37,6 +37,8 @@ class PoissonProblem(InverseProblem):
         >>> y = problem.observe(x, generator=torch.Generator().manual_seed(0))
         >>> torch.allclose(100 * y, (100 * y).round()), problem.noise_std, problem.exposure
         (True, 0.1, 100.0)
+        >>> problem.to(dtype=torch.float64).dtype
+        torch.float64
     """
 
     def __init__(self, operator: Tensor, exposure: float) -> None:
@@ -79,6 +81,14 @@ class PoissonProblem(InverseProblem):
     def white_matrix(self) -> Tensor:
         """A, the linearisation at x = 0, where every intensity is one."""
         return self._operator.matrix()
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> PoissonProblem:
+        """The same problem on another device or in another dtype."""
+        moved = object.__new__(PoissonProblem)
+        moved._operator, moved._exposure = self._operator.to(device, dtype), self._exposure
+        return moved
 
     def apply(self, x: Tensor) -> Tensor:
         r"""The intensities :math:`e^{Ax}` for points ``(*, d)``, shape ``(*, m)``."""
