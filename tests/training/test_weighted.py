@@ -80,9 +80,7 @@ def test_the_loss_is_a_distance_to_its_goal(name, volume, generator):
     def gaps(net):
         misfit, value = net(x) - goal, net(x)
         clean = value - problem.mean_normal_data(x)
-        square = (torch.einsum("ni,ij,nj->n", v, METRIC, v) / 2 for v in (misfit, clean))
-        own = next(square)
-        data = next(square)
+        own, data = (torch.einsum("ni,ij,nj->n", v, METRIC, v) / 2 for v in (misfit, clean))
         found = objective._divergence(value, net.jacobian(x), x)
         return own, data - problem.noise_std**2 * found
 

@@ -9,8 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from invbayes._checks import check_points, check_positive, number
+from invbayes._checks import check_fits, check_points, check_positive, number
 from invbayes._random import standard_normal
+from invbayes.bayes.operators import Map, Operator
 
 
 class Pullback(NamedTuple):
@@ -124,7 +125,7 @@ class InverseProblem(ABC):
             x: the unknowns, shape ``(*, *shape)``.
             generator: the source of the noise; without one, PyTorch's global generator.
         """
-        check_points("x", x, self.shape, like=self.like)
+        check_fits("x", x, self.shape, like=self.like)  # the values are looked at by `apply`
         lead = x.shape[: x.ndim - len(self.shape)]
         return self.respond(x, standard_normal((*lead, *self.data_shape), x, generator))
 
@@ -137,6 +138,34 @@ class InverseProblem(ABC):
         check_points("x", x, self.shape, like=self.like)
         lead, eye = x.shape[: x.ndim - len(self.shape)], torch.eye(self.dim).to(x)
         return Pullback(eye.expand(*lead, *eye.shape), x.new_zeros(*lead, self.dim))
+
+
+class OperatorProblem(InverseProblem):
+    """A problem that takes its sizes, its dtype and its device from an operator."""
+
+    _operator: Operator
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape of one point; ``(d,)`` for a matrix."""
+        return torch.Size(self._operator.shape)
+
+    @property
+    def data_shape(self) -> torch.Size:
+        """The shape of one measurement; ``(m,)`` for a matrix."""
+        return torch.Size(self._operator.data_shape)
+
+    @property
+    def like(self) -> Tensor:
+        """A tensor of the points' dtype and device."""
+        return self._operator.like
+
+
+def in_rows(function: Map, points: Tensor, axes: int) -> Tensor:
+    """Apply a function of one batch axis to points with any leading axes."""
+    lead = points.shape[: points.ndim - axes]
+    image = function(points.reshape(lead.numel(), *points.shape[points.ndim - axes :]))
+    return image.reshape((*lead, *image.shape[1:]))
 
 
 def matched_weight(problem: InverseProblem, weight: float | None) -> float:

@@ -31,6 +31,10 @@ class Noise:
         """R⁻* y for rows y."""
         return self._solved(rows, adjoint=True)
 
+    def log_density(self, noise: Tensor) -> Tensor:
+        """The log-density of noise ``(n, *)``, up to a constant: ``(n,)``."""
+        return -(self.whiten(noise.flatten(1)) / self.std).square().sum(1) / 2
+
     def _solved(self, rows: Tensor, *, adjoint: bool) -> Tensor:
         if self.root is None:
             return rows

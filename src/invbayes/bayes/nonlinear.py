@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from invbayes._checks import check_callable, check_float_tensor, check_points
-from invbayes.bayes.inverse_problem import InverseProblem, Pullback
+from invbayes.bayes.inverse_problem import InverseProblem, Pullback, in_rows
 from invbayes.bayes.noise import white_noise
 from invbayes.bayes.operators import Map, check_one_by_one, tried
 
@@ -121,7 +121,7 @@ class NonlinearProblem(InverseProblem):
     def apply(self, x: Tensor) -> Tensor:
         """F(x) for points ``(*, *shape)``, shape ``(*, *data_shape)``."""
         check_points("x", x, self.shape, like=self.like)
-        return self._forward(self._rows(x)).reshape(*self._lead(x), *self.data_shape)
+        return in_rows(self._forward, x, len(self.shape))
 
     def respond(self, x: Tensor, white: Tensor) -> Tensor:
         """F(x) + δ w for standard normal numbers w, ``(*, *data_shape)``."""
@@ -131,22 +131,20 @@ class NonlinearProblem(InverseProblem):
     def normal_data(self, y: Tensor) -> Tensor:
         r""":math:`z = A_0^* y` for data ``(*, *data_shape)``, shape ``(*, *shape)``."""
         check_points("y", y, self.data_shape, like=self.like)
-        lead = y.shape[: y.ndim - len(self.data_shape)]
-        return (y.reshape(*lead, self.dim) @ self._matrix).reshape(*lead, *self.shape)
+        return in_rows(self._turned, y, len(self.data_shape))
 
     def log_likelihood(self, x: Tensor, y: Tensor) -> Tensor:
         r""":math:`-|F(x) - y|^2 / (2 \delta^2)`; x and y are broadcast, shape ``(*,)``."""
         check_points("y", y, self.data_shape, like=self.like)
-        misfit = (self.apply(x) - y) / self.noise_std
-        return -misfit.flatten(misfit.ndim - len(self.data_shape)).square().sum(-1) / 2
+        return in_rows(self._noise.log_density, self.apply(x) - y, len(self.data_shape))
 
     def jacobian(self, x: Tensor) -> Tensor:
         """DF(x) for points ``(*, *shape)``, shape ``(*, d, d)``: data along the rows."""
         check_points("x", x, self.shape, like=self.like)
-        found = self._differential(self._rows(x))
+        found = in_rows(self._differential, x, len(self.shape))
         if not torch.isfinite(found).all():
             raise ValueError("x must hold points where forward is differentiable, got NaN in DF")
-        return found.reshape(*self._lead(x), self.dim, self.dim)
+        return found
 
     def pullback(self, x: Tensor) -> Pullback:
         r"""B(x) and its divergence for points ``(*, *shape)``,
@@ -155,14 +153,12 @@ class NonlinearProblem(InverseProblem):
 
         the second by Piola's identity.
         """
-        check_points("x", x, self.shape, like=self.like)
-        rows, lead = self._rows(x), self._lead(x)
-        matrix = self._inverted("x", self.jacobian(rows)) @ self._matrix
-        slope = torch.func.grad(self._log_volume)(rows).flatten(1)
+        matrix = self._inverted("x", self.jacobian(x)) @ self._matrix
+        slope = in_rows(torch.func.grad(self._log_volume), x, len(self.shape))
         if not torch.isfinite(slope).all():
             raise ValueError("x must hold points where forward is twice differentiable")
-        divergence = -torch.einsum("nij,ni->nj", matrix, slope)
-        return Pullback(matrix.reshape(*lead, self.dim, self.dim), divergence.reshape(*lead, -1))
+        flat = slope.flatten(x.ndim - len(self.shape))
+        return Pullback(matrix, -torch.einsum("...ij,...i->...j", matrix, flat))
 
     def _differential(self, rows: Tensor) -> Tensor:
         """DF for rows, ``(n, d, d)``.
@@ -197,8 +193,6 @@ class NonlinearProblem(InverseProblem):
         if (given[0] - own).norm() > slack:
             raise ValueError("jacobian must be that of forward, but differs at the reference")
 
-    def _rows(self, x: Tensor) -> Tensor:
-        return x.reshape(-1, *self.shape)
-
-    def _lead(self, x: Tensor) -> torch.Size:
-        return x.shape[: x.ndim - len(self.shape)]
+    def _turned(self, rows: Tensor) -> Tensor:
+        """A₀* y for rows y."""
+        return (rows.flatten(1) @ self._matrix).reshape(-1, *self.shape)

@@ -7,11 +7,11 @@ from scipy import stats
 from torch import Tensor
 
 from invbayes._checks import check_points, check_positive, number
-from invbayes.bayes.inverse_problem import InverseProblem
+from invbayes.bayes.inverse_problem import OperatorProblem, in_rows
 from invbayes.bayes.operators import matrix_operator
 
 
-class PoissonProblem(InverseProblem):
+class PoissonProblem(OperatorProblem):
     r"""Counts in a number of cells, divided by the exposure τ,
 
     .. math:: \tau y_i \sim \mathrm{Poisson}(\tau e^{(Ax)_i}) \text{ independently}, \qquad
@@ -63,21 +63,6 @@ class PoissonProblem(InverseProblem):
         return self._exposure**-0.5
 
     @property
-    def shape(self) -> torch.Size:
-        """(d,)."""
-        return torch.Size(self._operator.shape)
-
-    @property
-    def data_shape(self) -> torch.Size:
-        """(m,)."""
-        return torch.Size(self._operator.data_shape)
-
-    @property
-    def like(self) -> Tensor:
-        """A tensor of the points' dtype and device."""
-        return self._operator.like
-
-    @property
     def white_matrix(self) -> Tensor:
         """A, the linearisation at x = 0, where every intensity is one."""
         return self._operator.matrix()
@@ -108,8 +93,7 @@ class PoissonProblem(InverseProblem):
     def normal_data(self, y: Tensor) -> Tensor:
         r""":math:`z = A^* y` for counts over τ ``(*, m)``, shape ``(*, d)``."""
         self._check_counts(y)
-        rows = self._operator.adjoint(y.reshape(-1, self.data_dim))
-        return rows.reshape(*y.shape[:-1], self.dim)
+        return in_rows(self._operator.adjoint, y, 1)
 
     def log_likelihood(self, x: Tensor, y: Tensor) -> Tensor:
         r""":math:`\tau \sum_i (y_i\, (Ax)_i - e^{(Ax)_i})`; x and y are broadcast, shape ``(*,)``."""
@@ -119,8 +103,7 @@ class PoissonProblem(InverseProblem):
 
     def _exponents(self, x: Tensor) -> Tensor:
         check_points("x", x, self.shape, like=self.like)
-        rows = self._operator.apply(x.reshape(-1, self.dim))
-        return rows.reshape(*x.shape[:-1], self.data_dim)
+        return in_rows(self._operator.apply, x, 1)
 
     def _check_counts(self, y: Tensor) -> None:
         check_points("y", y, self.data_shape, like=self.like)

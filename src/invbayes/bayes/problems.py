@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from invbayes._checks import check_dtype, check_points
-from invbayes.bayes.inverse_problem import InverseProblem
+from invbayes.bayes.inverse_problem import OperatorProblem, in_rows
 from invbayes.bayes.noise import coloured_noise, white_noise
 from invbayes.bayes.operators import Function, Map, function_operator, matrix_operator
 
 
-class LinearProblem(InverseProblem):
+class LinearProblem(OperatorProblem):
     r"""A linear measurement with noise,
 
     .. math:: y = A x + \eta, \qquad \eta \sim \mathcal{N}(0, \delta^2 I_m) \quad\text{or}\quad
@@ -99,21 +99,6 @@ class LinearProblem(InverseProblem):
         return self._noise.std
 
     @property
-    def shape(self) -> torch.Size:
-        """The shape of one point; ``(d,)`` for a matrix."""
-        return torch.Size(self._operator.shape)
-
-    @property
-    def data_shape(self) -> torch.Size:
-        """The shape of one measurement; ``(m,)`` for a matrix."""
-        return torch.Size(self._operator.data_shape)
-
-    @property
-    def like(self) -> Tensor:
-        """A tensor of the points' dtype and device."""
-        return self._operator.like
-
-    @property
     def matrix(self) -> Tensor:
         """A as a dense matrix of flattened points, shape ``(m, d)``: for a function d evaluations."""
         return self._operator.matrix()
@@ -137,12 +122,12 @@ class LinearProblem(InverseProblem):
     def apply(self, x: Tensor) -> Tensor:
         """A x for points ``(*, *shape)``, shape ``(*, *data_shape)``."""
         check_points("x", x, self.shape, like=self.like)
-        return _in_rows(self._operator.apply, x, len(self.shape))
+        return in_rows(self._operator.apply, x, len(self.shape))
 
     def adjoint(self, y: Tensor) -> Tensor:
         r""":math:`A^* y` for data ``(*, *data_shape)``, shape ``(*, *shape)``."""
         check_points("y", y, self.data_shape, like=self.like)
-        return _in_rows(self._operator.adjoint, y, len(self.data_shape))
+        return in_rows(self._operator.adjoint, y, len(self.data_shape))
 
     def respond(self, x: Tensor, white: Tensor) -> Tensor:
         """A x + η for the noise that `colour` makes of standard normal numbers."""
@@ -174,12 +159,11 @@ class LinearProblem(InverseProblem):
     def log_likelihood(self, x: Tensor, y: Tensor) -> Tensor:
         r""":math:`-|R^{-1} (A x - y)|^2 / (2 \delta^2)`; x and y are broadcast, shape ``(*,)``."""
         check_points("y", y, self.data_shape, like=self.like)
-        misfit = self.whiten(self.apply(x) - y) / self.noise_std
-        return -misfit.flatten(misfit.ndim - len(self.data_shape)).square().sum(-1) / 2
+        return in_rows(self._noise.log_density, self.apply(x) - y, len(self.data_shape))
 
     def _pulled(self, y: Tensor) -> Tensor:
         weighted = self._on_rows(self._noise.whiten_adjoint, self._on_rows(self._noise.whiten, y))
-        return _in_rows(self._operator.adjoint, weighted, len(self.data_shape))
+        return in_rows(self._operator.adjoint, weighted, len(self.data_shape))
 
     def _on_rows(self, change: Map, data: Tensor) -> Tensor:
         """Change data ``(*, *data_shape)`` as rows ``(n, m)``."""
@@ -194,10 +178,3 @@ def largest_gain(problem: LinearProblem, v: Tensor, steps: int) -> Tensor:
         size = v.norm().clamp(min=torch.finfo(v.dtype).tiny)
         gain, v = size / before.norm(), v / size
     return gain
-
-
-def _in_rows(function: Map, points: Tensor, axes: int) -> Tensor:
-    """Apply a function of one batch axis to points with any leading axes."""
-    lead = points.shape[: points.ndim - axes]
-    image = function(points.reshape(lead.numel(), *points.shape[points.ndim - axes :]))
-    return image.reshape((*lead, *image.shape[1:]))

@@ -57,8 +57,8 @@ def posterior_covariance(
 
     .. math:: C(z) = \tfrac12 (F + F^*), \qquad F = \delta^2\, D\varphi(\hat x)^{-1} B(\hat x)^*, \quad \hat x = \varphi^{-1}(z),
 
-    where B is the identity for a matrix and for counts. It is :math:`\mathrm{Cov}(x \mid z)` if :math:`\varphi^{-1}` is the posterior mean, as after
-    `Reconstruction`; after `Divergence` it is the covariance of Laplace's approximation. For a
+    where B is the identity for a matrix and for counts. It is :math:`\mathrm{Cov}(x \mid z)` if
+    :math:`\varphi^{-1}` is the posterior mean, as after `Reconstruction`; after `Divergence` it is the covariance of Laplace's approximation. For a
     `NonlinearProblem` it is the latter after `WeightedDivergence`, and nothing else.
 
     Args:

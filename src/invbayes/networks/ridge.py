@@ -42,8 +42,7 @@ class RidgeMap:
 
     def linearised(self, x: Tensor) -> Callable[[Tensor], Tensor]:
         """The product v ↦ Dg(x) v, whose matrix is symmetric."""
-        twice = 2 * self._slope(self._bent(x)[1])
-        return lambda v: v - self.synthesise(twice * self.analyse(v))
+        return self._along(self._bent(x)[1])
 
     def with_divergence(self, x: Tensor) -> tuple[Tensor, Tensor]:
         r"""g(x) and its divergence :math:`d - 2 \sum_j \sigma_j'(b_j) \|w_j\|^2`, shape ``(n,)``."""
@@ -55,10 +54,11 @@ class RidgeMap:
 
     def with_jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """g(x) and its Jacobian ``(n, d, d)``."""
-        product = self.linearised(x)
+        b, root = self._bent(x)
+        product = self._along(root)
         units = torch.eye(x.shape[1:].numel()).to(x).reshape(-1, 1, *x.shape[1:])
         rows = torch.func.vmap(lambda unit: product(unit.expand(x.shape)))(units)
-        return self(x), rows.flatten(2).transpose(0, 1)
+        return self._value(x, b, root), rows.flatten(2).transpose(0, 1)
 
     def potential(self, x: Tensor) -> Tensor:
         r"""G(x) with ∇G = g: :math:`\tfrac12 \|x\|^2 - 2 \sum_j S_j(b_j)`, shape ``(n,)``."""
@@ -75,6 +75,11 @@ class RidgeMap:
     def _value(self, x: Tensor, b: Tensor, root: Tensor) -> Tensor:
         """x − 2 Wᵀ σ(b)."""
         return x - 2 * self.synthesise((1 - self.share + self.share / root) * b)
+
+    def _along(self, root: Tensor) -> Callable[[Tensor], Tensor]:
+        """v ↦ v − 2 Wᵀ σ'(b) W v."""
+        twice = 2 * self._slope(root)
+        return lambda v: v - self.synthesise(twice * self.analyse(v))
 
     def _slope(self, root: Tensor) -> Tensor:
         """σ'(b), in (0, 1]."""
