@@ -83,6 +83,7 @@ FLOORS = [
     "examples",
     "imaging",
     "figures",
+    "living",
 ]
 SMALL = {"networks.activations", "progress", "errors"}
 # What a wing may import besides itself and the files outside the wings.

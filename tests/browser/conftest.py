@@ -72,7 +72,7 @@ def visit(book, browser):
     contexts = []
 
     def open_(name):
-        opened = _open(book, browser, name)
+        opened = open_page(book, browser, name)
         contexts.append(opened.context)
         return opened
 
@@ -83,13 +83,13 @@ def visit(book, browser):
 
 @pytest.fixture(scope="module", params=PAGES or ["no page"])
 def opened(request, book, browser):
-    """One page of the book, opened once for all the checks on it; see `_open`."""
-    opened = _open(book, browser, request.param)
+    """One page of the book, opened once for all the checks on it; see `open_page`."""
+    opened = open_page(book, browser, request.param)
     yield opened
     opened.context.close()
 
 
-def _open(book, browser, name):
+def open_page(book, browser, name):
     """The page, with what it asked for (``requests``) and complained of (``complaints``)."""
     context = browser.new_context(offline=True, viewport=DESKTOP, has_touch=True)
     context.set_default_timeout(60_000)

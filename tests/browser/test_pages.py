@@ -7,6 +7,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 
 from .conftest import DESKTOP
+from .gestures import drag, swipe
 
 # Each formula is hundreds of elements, in the colour of the text around it: a word instead of it
 # spares axe minutes.
@@ -142,24 +143,6 @@ def places(handle, count):
     step = (box["width"] - thumb) / (count - 1)
     y = box["y"] + box["height"] / 2
     return [(box["x"] + thumb / 2 + i * step, y) for i in range(count)]
-
-
-def drag(mouse, start, end):
-    mouse.move(*start)
-    mouse.down()
-    mouse.move(*end, steps=5)
-    mouse.up()
-
-
-def swipe(opened, start, end):
-    """A finger's way; Playwright itself can only tap."""
-    session = opened.context.new_cdp_session(opened.page)
-    middle = [(a + b) / 2 for a, b in zip(start, end, strict=True)]
-    touches = [("touchStart", start), ("touchMove", middle), ("touchMove", end), ("touchEnd", None)]
-    for kind, place in touches:
-        points = [dict(zip("xy", place, strict=True))] if place else []
-        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
-    session.detach()
 
 
 def test_no_sideways_scroll_on_a_phone(opened):

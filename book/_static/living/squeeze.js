@@ -1,0 +1,101 @@
+// Chapter 3: what a trained block stretches and squeezes, beside what it was asked for.
+{
+  const { pair, format } = Living;
+  const { plus, minus, times, norm, apply, sum, scaled, identity, inverse, singularValues, det, ellipse } = Living.plane;
+  const RADIUS = 0.5; // of the circle, in the plane of x
+
+  // The z whose posterior mean is x, by Newton's method, with steps that are halved until they help.
+  const undoMean = (prior, x, noise) => {
+    let z = x;
+    for (let k = 0; k < 200; k++) {
+      const belief = prior.posterior(z, noise);
+      const gap = minus(x, belief.mean);
+      if (norm(gap) < 1e-13) break;
+      const step = apply(inverse(scaled(noise ** -2, belief.covariance)), gap);
+      let length = 1;
+      const away = (t) => norm(minus(x, prior.posterior(plus(z, times(t, step)), noise).mean));
+      while (length > 1e-6 && away(length) >= norm(gap)) length /= 2;
+      if (length <= 1e-6) break; // rounding leaves nothing to gain
+      z = plus(z, times(length, step));
+    }
+    return z;
+  };
+
+  // The maps that networks were asked for, and their Jacobians, at x.
+  const ASKED = {
+    mean(prior, x, noise) {
+      const image = undoMean(prior, x, noise);
+      return { image, jacobian: scaled(noise ** 2, inverse(prior.posterior(image, noise).covariance)) };
+    },
+    ideal(prior, x, noise) {
+      return {
+        image: minus(x, times(noise ** 2, prior.score(x))),
+        jacobian: sum(identity, scaled(-(noise ** 2), prior.hessian(x))),
+      };
+    },
+  };
+
+  Living.figures.squeeze = {
+    axes: ({ box }) => [
+      { label: "x₁", min: box[0], max: box[1], step: 0.05 },
+      { label: "x₂", min: box[2], max: box[3], step: 0.05 },
+    ],
+
+    controls: ({ nets }) => [{ name: "chosen", label: "network:", options: nets.map(({ label }) => label) }],
+
+    compute(data, { point, chosen }) {
+      const { net: numbers, asked } = data.nets[chosen];
+      const net = new Living.Network(numbers);
+      const wanted = ASKED[asked](new Living.Mixture(data.prior), point, data.noise);
+      const jacobian = net.jacobian(point);
+      return {
+        net,
+        image: net.image(point),
+        jacobian,
+        stretch: singularValues(jacobian),
+        allowed: [1 + net.lipschitz, 1 - net.lipschitz].map((factor) => factor * net.scale),
+        asked: wanted.image,
+        askedJacobian: wanted.jacobian,
+        askedStretch: singularValues(wanted.jacobian),
+        mirrored: det(wanted.jacobian) < 0,
+      };
+    },
+
+    stages: ({ box, window }) => [
+      new Living.Stage(box, { xlabel: "x₁", ylabel: "x₂", title: "a point and a circle" }),
+      new Living.Stage(window, { xlabel: "z₁", ylabel: "z₂", title: "where they go, to first order" }),
+      new Living.Stage([Math.log10(0.02), 1, 0, 3], {
+        xlabel: "stretching (logarithmic)", title: "allowed, asked for, done", height: 90, yticks: [],
+        xticks: [0.03, 0.1, 0.3, 1, 3, 10].map((value) => [Math.log10(value), String(value)]),
+      }),
+    ],
+
+    draw([left, right, strip], { lattice }, { point }, found) {
+      const { net, image, jacobian, stretch, allowed, asked, askedJacobian, askedStretch } = found;
+      const columns = lattice[0].map((_, k) => lattice.map((row) => row[k]));
+      for (const row of [...lattice, ...columns]) {
+        left.line(row, "faint thin");
+        right.line(row.map((x) => net.image(x)), "faint thin");
+      }
+      left.line(ellipse(point, scaled(RADIUS, identity)), "one");
+      left.dot(point, "cross", "ink");
+      right.line(ellipse(asked, scaled(RADIUS, askedJacobian)), "two dashed");
+      right.line(ellipse(image, scaled(RADIUS, jacobian)), "one");
+      right.dot(asked, "diamond", "two hollow");
+      right.dot(image, "disc", "one");
+      strip.line(allowed.map((value) => [Math.log10(value), 1.5]), "wide faint");
+      askedStretch.forEach((value) => strip.dot([Math.log10(Math.max(value, 0.02)), 2.2], "diamond", "two hollow"));
+      stretch.forEach((value) => strip.dot([Math.log10(value), 0.8], "disc", "one"));
+    },
+
+    tell(data, { point }, { image, asked, stretch, askedStretch, allowed, mirrored }) {
+      const span = ([most, least], digits = 2) => `${format(least, digits)} to ${format(most, digits)}`;
+      return [
+        ["cross", "ink", `x = ${pair(point)}`],
+        ["line", "wide faint", `the bound L and the scale allow the network to stretch by ${span(allowed)}`],
+        ["diamond", "two hollow", `asked for here: ${span(askedStretch)}${mirrored ? ", and turned over, which no network can do" : ""}; image ${pair(asked)}`],
+        ["disc", "one", `done here: ${span(stretch)}; image ${pair(image)}, off by ${format(norm(minus(image, asked)))}`],
+      ];
+    },
+  };
+}
