@@ -54,7 +54,7 @@ NUMBER = """pages => {
 
 def parts() -> list[Part]:
     """The book's order."""
-    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
     return [Part("", [f"{toc['root']}.html"])] + [
         Part(part["caption"], [f"{page['file']}.html" for page in part["chapters"]])
         for part in toc["parts"]
@@ -69,7 +69,7 @@ def version() -> str:
 
 def title_page() -> str:
     """Title, authors, version."""
-    config = yaml.safe_load((ROOT / "_config.yml").read_text())
+    config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
     return (
         f'<header class="title-page"><p class="title">{escape(config["title"])}</p>'
         f"<p>{escape(config['author'])}</p>"
@@ -115,7 +115,7 @@ def write_document() -> None:
     if missing := [path for path in paths if not (HTML / path).exists()]:
         sys.exit(f"{HTML} has no {missing[0]}: run `make book` first.")
     texts = {path: (HTML / path).read_text(encoding="utf-8") for path in paths}
-    style = Path(__file__).with_name("pdf.css").read_text()
+    style = Path(__file__).with_name("pdf.css").read_text(encoding="utf-8")
     text = join(order, texts, root="html/", front=title_page(), style=style)
     DOCUMENT.write_text(text, encoding="utf-8")
 

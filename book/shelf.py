@@ -24,7 +24,8 @@ KINDS = {
 
 def edition() -> str:
     """The name of what is taken along, with its version."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    project = tomllib.loads(text)["project"]
     return f"{project['name']}-{project['version']}"
 
 
@@ -32,7 +33,9 @@ def git(*arguments: str) -> str:
     """What git says; nothing where there is no git, or no clone."""
     command = ["git", "-C", str(ROOT), *arguments]
     try:
-        run = subprocess.run(command, capture_output=True, text=True, check=True)
+        run = subprocess.run(
+            command, capture_output=True, check=True, encoding="utf-8"
+        )
     except (FileNotFoundError, subprocess.CalledProcessError):
         return ""
     return run.stdout.rstrip()

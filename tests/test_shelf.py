@@ -117,7 +117,7 @@ def links(text):
 @pytest.fixture
 def html(tmp_path):
     (tmp_path / shelf.FRONT).parent.mkdir()
-    (tmp_path / shelf.FRONT).write_text('<h1>é</h1><p id="shelf" hidden></p><p>text</p>', "utf-8")
+    (tmp_path / shelf.FRONT).write_bytes('<h1>é</h1><p id="shelf" hidden></p><p>text</p>'.encode())
     return tmp_path
 
 
@@ -126,10 +126,10 @@ def test_the_front_page_links_what_is_there_and_nothing_else(html):
     (html / "book-1.zip").write_bytes(bytes(2_600_000))
     for _ in range(2):  # each `make` writes the line anew
         shelf.link(html)
-        assert links(front.read_text("utf-8")) == ["../book-1.zip"]
+        assert links(front.read_text(encoding="utf-8")) == ["../book-1.zip"]
     (html / "book-1.pdf").write_bytes(b"")
     shelf.link(html)
-    text = front.read_text("utf-8")
+    text = front.read_text(encoding="utf-8")
     assert links(text) == ["../book-1.pdf", "../book-1.zip"]
     assert "(3 MB)" in text
     assert "hidden" not in text
@@ -139,13 +139,15 @@ def test_the_front_page_links_what_is_there_and_nothing_else(html):
 
 
 def test_a_front_page_without_a_place_for_links_is_named(html):
-    (html / shelf.FRONT).write_text("<p>text</p>")
+    (html / shelf.FRONT).write_bytes(b"<p>text</p>")
     with pytest.raises(ValueError, match="needs one"):
         shelf.link(html)
 
 
 def test_the_front_page_has_the_place():
-    assert (ROOT / "book/intro.md").read_text().count('\n<p id="shelf" hidden></p>\n') == 1
+    assert (ROOT / "book/intro.md").read_text(encoding="utf-8").count(
+        '\n<p id="shelf" hidden></p>\n'
+    ) == 1
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +166,7 @@ def test_the_zip_file_is_what_git_keeps(packed):
         ["git", "ls-tree", "-r", "-z", "--name-only", "HEAD"],
         cwd=ROOT,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=True,
     ).stdout.split("\0")
     assert files == {f"{shelf.edition()}/{name}" for name in kept if name}

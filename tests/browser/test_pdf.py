@@ -28,7 +28,7 @@ def reader():
 def titles():
     """Every page of the book with its title, in their order."""
     paths = [path for part in pdf.parts() for path in part.pages]
-    return {path: Page(path, (pdf.HTML / path).read_text("utf-8")).title for path in paths}
+    return {path: Page(path, (pdf.HTML / path).read_text(encoding="utf-8")).title for path in paths}
 
 
 def flat(outline):
