@@ -7,9 +7,12 @@ BIN := $(VENV)/bin
 # torch alone, so that a machine that cannot reach it loses a moment and takes the default build.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 HTML := _build/html
+# Stands for the built book, which `make pdf` and `make zip` build if something has changed since.
+BUILT := _build/.built
+SOURCES := _config.yml _toc.yml $(shell find book src tests -type f -not -path '*/.*' -not -name '*.pyc')
 
 .DEFAULT_GOAL := book
-.PHONY: book test lint execute links serve lab bench clean
+.PHONY: book pdf zip test lint execute links serve lab bench clean
 
 $(VENV)/.installed: requirements.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed")'
@@ -20,9 +23,23 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 	touch $@
 
 # --all: an incremental build would keep old stylesheets, and old pages' warnings to itself.
+# What was made from an older book goes: it is not to be published beside the new one.
 book: $(VENV)/.installed
+	rm -f $(BUILT) $(HTML)/*.pdf $(HTML)/*.zip
 	$(BIN)/jupyter-book build . --all --quiet --warningiserror --nitpick --keep-going
 	@echo "The book is ready: open $(CURDIR)/$(HTML)/index.html"
+	@touch $(BUILT)
+
+$(BUILT): $(SOURCES) $(VENV)/.installed
+	$(MAKE) book
+
+# The whole book on paper, by Chromium; takes three minutes.
+pdf: $(BUILT)
+	$(BIN)/python -m book.pdf
+
+# What git keeps, to be unpacked and run elsewhere.
+zip: $(BUILT)
+	$(BIN)/python -m book.shelf
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check

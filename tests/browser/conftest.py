@@ -1,13 +1,14 @@
 """Chromium, the built book, and each of its pages, opened from a file path without a network."""
 
 import re
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from playwright.sync_api import sync_playwright
 from xdist.scheduler import LoadScopeScheduling
+
+from book.chromium import launch
 
 BOOK = Path(__file__).parents[2] / "_build" / "html"
 ALL_PAGES = sorted(
@@ -22,7 +23,6 @@ PAGES = [
     if name != "index.html" and (not name.startswith("_modules") or "contraction" in name)
 ]
 DESKTOP = {"width": 1280, "height": 900}
-SYSTEM_BROWSERS = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
 
 
 class OnePageOneWorker(LoadScopeScheduling):
@@ -53,15 +53,10 @@ def book():
 @pytest.fixture(scope="session")
 def browser():
     with sync_playwright() as playwright:
-        found = filter(None, map(shutil.which, SYSTEM_BROWSERS))
-        path = next(found, playwright.chromium.executable_path)
-        if not Path(path).exists():
-            pytest.skip(
-                f"there is no Chromium: none of {', '.join(SYSTEM_BROWSERS)} is on the PATH, and "
-                "`playwright install chromium` has not been run"
-            )
-        # Chromium's sandbox does not start for root, nor in most containers; the pages are our own.
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        try:
+            browser = launch(playwright)
+        except FileNotFoundError as missing:
+            pytest.skip(str(missing))
         yield browser
         browser.close()
 
