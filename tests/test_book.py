@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 import invbayes
-from book import colab, equations
+from book import chapters, colab, equations, glossary, take_home, which_training
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
@@ -84,6 +84,8 @@ FLOORS = [
     "imaging",
     "figures",
 ]
+# Words that are bold for stress, and no terms.
+BOLD_FOR_STRESS = {"new noise", "the decoder decides"}
 SMALL = {"networks.activations", "progress", "errors"}
 # What a wing may import besides itself and the files outside the wings.
 BELOW = {
@@ -258,17 +260,36 @@ def test_every_public_function_has_an_example(found):
 
 
 def test_every_statement_leads_to_code_and_tests_that_exist():
-    """The stored pages are those that the chapters and `equations.yml` give now."""
     listed = yaml.safe_load((ROOT / "book" / "equations.yml").read_text())
-    numbered = [statement.label for statement in equations.statements()]
+    numbered = [statement.label for statement in chapters.statements()]
     assert [entry["label"] for entry in listed] == numbered
-    for path, text in equations.pages().items():
-        assert path.read_text() == text, f"{path.name} is stale: run book/equations.py"
     assert [entry["label"] for entry in listed if not entry.get("paper")] == []
     assert all(entry["tests"] for entry in listed)
     for test in {test for entry in listed for test in entry["tests"]}:
         path, name = test.split("::")
         assert f"\ndef {name}(" in (ROOT / path).read_text(), test
+
+
+@pytest.mark.parametrize("writer", [equations, glossary, take_home, which_training])
+def test_written_pages_are_those_that_the_chapters_give_now(writer):
+    for path, text in writer.pages().items():
+        assert path.read_text() == text, f"{path.name} is stale: run python -m {writer.__name__}"
+
+
+def test_the_glossary_has_every_definition_and_every_word_in_bold():
+    """The build fails where an entry's label is no label of the book."""
+    listed = glossary.entries()
+    defined = {found.label for found in chapters.statements() if found.kind == "definition"}
+    assert defined - {entry["at"] for entry in listed} == set()
+    terms = {name.lower() for entry in listed for name in [entry["term"], *entry.get("also", [])]}
+    words = {word.lower() for name in chapters.notebooks() for word in bold(chapters.text(name))}
+    missing = {word for word in words if not {word, word.removesuffix("s")} & terms}
+    assert missing == BOLD_FOR_STRESS
+
+
+def bold(text):
+    """What is printed in bold and may be a term: up to three words, with no stop after them."""
+    return re.findall(r"(?<!\*)\*\*((?:[\w-]+ ?){1,3})\*\*(?!\*)", text)
 
 
 def test_the_readme_example_runs(capsys, monkeypatch, tmp_path):
