@@ -8,6 +8,7 @@ import inspect
 import re
 import subprocess
 import sys
+import tomllib
 from collections import Counter
 from pathlib import Path
 from pkgutil import resolve_name
@@ -268,6 +269,15 @@ def test_every_statement_leads_to_code_and_tests_that_exist():
     for test in {test for entry in listed for test in entry["tests"]}:
         path, name = test.split("::")
         assert f"\ndef {name}(" in (ROOT / path).read_text(), test
+
+
+def test_every_file_names_the_same_version_and_its_date():
+    """The footer of the pages is read from the first of them while the book is built."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    newest = re.search(r"^## \[(.+)\] - (\S+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert (str(cited["version"]), str(cited["date-released"])) == newest.groups()
+    assert newest[1] == version
 
 
 @pytest.mark.parametrize("writer", [equations, glossary, take_home, which_training])
