@@ -1,21 +1,17 @@
-"""Puts the version, read from `pyproject.toml`, into every page's last line."""
+"""Puts the version of the installed package into every page's last line."""
 
 from __future__ import annotations
 
-import tomllib
-from pathlib import Path
+from importlib.metadata import version
 from typing import Any
 
 from sphinx.application import Sphinx
 from sphinx.config import Config
 
-ROOT = Path(__file__).parents[2]
-
 
 def apply(_app: Sphinx, config: Config) -> None:
-    """Tell Sphinx the version: pages, the PDF and the inventory know it."""
-    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    config.version = config.release = tomllib.loads(text)["project"]["version"]
+    """Tell Sphinx the version."""
+    config.version = config.release = version("invbayes")
 
 
 def add(
