@@ -54,13 +54,14 @@ test: lint
 
 # Run every chapter from top to bottom (with the cell for Colab, if _config.yml names a public
 # address), store what it printed and drew, and write what follows from it: the pictures on the
-# front page, the run times, the page from equation to code.
+# front page, the run times, the pages of the reference.
 execute: $(VENV)/.installed
 	$(BIN)/python book/colab.py
 	$(BIN)/python book/execute.py
 	$(BIN)/python book/cover.py
 	$(BIN)/python book/diagram.py
-	$(BIN)/python book/equations.py
+	for page in equations glossary take_home which_training; do \
+		$(BIN)/python -m book.$$page || exit 1; done
 
 lab: $(VENV)/.installed
 	$(BIN)/jupyter lab book $(if $(filter 0,$(shell id -u)),--allow-root)

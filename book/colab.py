@@ -24,7 +24,9 @@ if "google.colab" in sys.modules:  # there, the chapter comes without its packag
 
 def repository() -> dict[str, str]:
     """The public address, empty where there is none, and the branch."""
-    return yaml.safe_load((BOOK.parent / "_config.yml").read_text())["repository"]
+    return yaml.safe_load(
+        (BOOK.parent / "_config.yml").read_text(encoding="utf-8")
+    )["repository"]
 
 
 def prepared(chapter: NotebookNode, url: str, branch: str) -> NotebookNode:

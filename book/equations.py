@@ -11,20 +11,11 @@ import re
 from itertools import compress, groupby
 from operator import attrgetter
 from pathlib import Path
-from typing import NamedTuple
 
-import nbformat
 import yaml
+from book.chapters import BOOK, Statement, headings, statements, write
 
 import invbayes
-
-BOOK = Path(__file__).parent
-BLOCK = re.compile(
-    r"^(?P<fence>`{3,}|:{3,})\{prf:\w+\} (?P<title>.*?)\n"
-    r":label: (?P<label>\S+)\n(?P<body>.*?)^(?P=fence)$",
-    re.DOTALL | re.MULTILINE,
-)
-EQUATION = re.compile(r"^\s*:label: (eq-\S+)$", re.MULTILINE)
 
 INTRO = """\
 # From equation to code
@@ -59,47 +50,6 @@ The tests that {doc}`from_equation_to_code` names, in the order of the book: wha
 test checks, for which statements, and, unfolded, its code. `make test` runs them,
 and many more. Helpers that several tests share stand above them in their file, or
 in `tests/conftest.py`."""
-
-
-class Statement(NamedTuple):
-    """A numbered environment of a chapter, with the labels of its equations."""
-
-    chapter: str
-    label: str
-    title: str
-    equations: list[str]
-
-
-def statements() -> list[Statement]:
-    """All numbered environments, in the order of the book."""
-    found = []
-    for path in sorted(BOOK.glob("*.ipynb")):
-        cells = nbformat.read(path, as_version=4).cells
-        text = "\n\n".join(c.source for c in cells if c.cell_type == "markdown")
-        for block in BLOCK.finditer(text):
-            equations = EQUATION.findall(block["body"])
-            # What follows a semicolon names the paper; it has its own column.
-            title = block["title"].split(";")[0]
-            found.append(Statement(path.stem, block["label"], title, equations))
-    return found
-
-
-def headings() -> dict[str, str]:
-    """The number and the title of each chapter, as the built pages have them."""
-    parts = yaml.safe_load((BOOK.parent / "_toc.yml").read_text())["parts"]
-    files = [
-        chapter["file"].removeprefix("book/")
-        for part in parts
-        if part.get("numbered")
-        for chapter in part["chapters"]
-    ]
-    found = {}
-    for number, name in enumerate(files, start=1):
-        cells = nbformat.read(BOOK / f"{name}.ipynb", as_version=4).cells
-        text = "\n".join(c.source for c in cells if c.cell_type == "markdown")
-        title = re.search(r"^# (.+)$", text, re.MULTILINE)[1]
-        found[name] = f"{number}. {title}"
-    return found
 
 
 def role(name: str) -> str:
@@ -160,7 +110,7 @@ def table(heading: str, rows: list[list[str]]) -> str:
 def summary(test: str) -> str:
     """The first line of a test's docstring, with Markdown's own signs escaped."""
     path, name = test.split("::")
-    tree = ast.parse((BOOK.parent / path).read_text())
+    tree = ast.parse((BOOK.parent / path).read_text(encoding="utf-8"))
     (found,) = (node for node in tree.body if getattr(node, "name", "") == name)
     first = (ast.get_docstring(found) or "").partition("\n")[0]
     return re.sub(r"([*_`|\\])", r"\\\1", first)
@@ -187,7 +137,7 @@ def source(test: str, labels: list[str]) -> str:
 
 def pages() -> dict[Path, str]:
     """The text of both pages."""
-    listed = yaml.safe_load((BOOK / "equations.yml").read_text())
+    listed = yaml.safe_load((BOOK / "equations.yml").read_text(encoding="utf-8"))
     entries = {entry["label"]: entry for entry in listed}
     checked: dict[str, list[str]] = {}
     for entry in listed:
@@ -210,11 +160,5 @@ def pages() -> dict[Path, str]:
     }
 
 
-def main() -> None:
-    """Write both pages."""
-    for path, text in pages().items():
-        path.write_text(text)
-
-
 if __name__ == "__main__":
-    main()
+    write(pages())

@@ -101,7 +101,9 @@ def main() -> None:
     os.environ["TQDM_DISABLE"] = "1"  # stored outputs hold no progress bars
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy's; a chapter sets torch's
     taken = {path: run(path) for path in sorted(BOOK.glob("*.ipynb"))}
-    (BOOK / "_generated" / "reproducibility.md").write_text(report(taken))
+    (BOOK / "_generated" / "reproducibility.md").write_text(
+        report(taken), encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

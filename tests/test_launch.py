@@ -34,10 +34,10 @@ def chapter():
 def page(tmp_path_factory):
     """The first chapter, built alone with a public address."""
     folder = tmp_path_factory.mktemp("launch")
-    config = yaml.safe_load((ROOT / "_config.yml").read_text())
+    config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
     config["repository"]["url"] = ADDRESS
-    (folder / "_config.yml").write_text(yaml.safe_dump(config))
-    (folder / "_toc.yml").write_text(f"format: jb-book\nroot: book/{CHAPTER}\n")
+    (folder / "_config.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    (folder / "_toc.yml").write_text(f"format: jb-book\nroot: book/{CHAPTER}\n", encoding="utf-8")
     (folder / "book").mkdir()
     for name in (CHAPTER, "references.bib"):
         shutil.copy(ROOT / "book" / name, folder / "book")
@@ -45,7 +45,7 @@ def page(tmp_path_factory):
         shutil.copytree(ROOT / "book" / name, folder / "book" / name)
     program = Path(sys.executable).with_name("jupyter-book")
     subprocess.run([program, "build", folder, "--quiet"], check=True, capture_output=True)
-    return (folder / "_build/html/book" / CHAPTER).with_suffix(".html").read_text()
+    return (folder / "_build/html/book" / CHAPTER).with_suffix(".html").read_text(encoding="utf-8")
 
 
 def test_buttons_lead_to_the_repository(page):
@@ -90,7 +90,7 @@ def test_the_cell_installs_on_colab_only(on_colab, chapter, monkeypatch):
 
 
 def test_colab_gets_all_that_the_chapters_import():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     asked = [*project["dependencies"], *project["optional-dependencies"]["chapters"]]
     distributions = {line.split(">")[0] for line in asked}
     code = "\n".join(cell.source for path in NOTEBOOKS for cell in code_cells(path))
@@ -100,9 +100,12 @@ def test_colab_gets_all_that_the_chapters_import():
 
 
 def test_binder_installs_the_pinned_packages_on_a_python_that_the_package_takes():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     binder = ROOT / ".binder"
-    assert "-r ../requirements.txt" in (binder / "requirements.txt").read_text().splitlines()
-    offered = (binder / "runtime.txt").read_text().strip().removeprefix("python-")
+    assert (
+        "-r ../requirements.txt"
+        in (binder / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    )
+    offered = (binder / "runtime.txt").read_text(encoding="utf-8").strip().removeprefix("python-")
     least = project["requires-python"].removeprefix(">=")
     assert tuple(map(int, offered.split("."))) >= tuple(map(int, least.split(".")))

@@ -20,7 +20,9 @@ BOOK = Path(__file__).parents[1]
 
 def notebooks() -> dict[str, str]:
     """What to call each notebook; in the order of the book. Empty: its title."""
-    parts = yaml.safe_load((BOOK.parent / "_toc.yml").read_text())["parts"]
+    parts = yaml.safe_load((BOOK.parent / "_toc.yml").read_text(encoding="utf-8"))[
+        "parts"
+    ]
     found, number = {}, 0
     for part in parts:
         for chapter in part["chapters"]:

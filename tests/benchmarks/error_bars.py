@@ -218,7 +218,7 @@ def main(log: str | None = None, most_seeds: int = 3) -> None:
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
     path = Path(log) if log else None
-    results = json.loads(path.read_text()) if path and path.exists() else {}
+    results = json.loads(path.read_text(encoding="utf-8")) if path and path.exists() else {}
     seeds = {"b": 3, "without truth": 1, "c": 1, "cW": 1, "d": 1}
     jobs = [
         job
@@ -235,10 +235,10 @@ def main(log: str | None = None, most_seeds: int = 3) -> None:
         results[key] = measure(name, train(name, prior, problem, seed), prior, problem)
         print(key, results[key], flush=True)
         if path:
-            path.write_text(json.dumps(results))
+            path.write_text(json.dumps(results), encoding="utf-8")
     made = {n: len({k.split("|")[4] for k in results if k.split("|")[1] == n}) for n in STEPS}
-    PAGE.write_text(page(results, made))
-    print(PAGE.read_text())
+    PAGE.write_text(page(results, made), encoding="utf-8")
+    print(PAGE.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -248,7 +248,7 @@ def main() -> None:
     }
     for name, lines in parts.items():
         text = "\n".join([*lines, ""]).replace(" %", "\N{NO-BREAK SPACE}%")
-        (GENERATED / f"images_{name}.md").write_text(text)
+        (GENERATED / f"images_{name}.md").write_text(text, encoding="utf-8")
         print(text)
 
 

@@ -238,7 +238,7 @@ def main() -> None:
         "```",
     ]
     page = "\n".join(lines) + "\n"
-    (BOOK / "_generated" / "benchmarks.md").write_text(page)
+    (BOOK / "_generated" / "benchmarks.md").write_text(page, encoding="utf-8")
     print(page)
 
 

@@ -181,8 +181,8 @@ def main() -> None:
 
 def write(page: Path, lines: list[str]) -> None:
     """Percent signs stay with their numbers."""
-    page.write_text(re.sub(" (?=%)", "\N{NO-BREAK SPACE}", "\n".join(lines)))
-    print(page.read_text())
+    page.write_text(re.sub(" (?=%)", "\N{NO-BREAK SPACE}", "\n".join(lines)), encoding="utf-8")
+    print(page.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def measure(
 def specialists() -> dict[tuple[str, float], tuple[str, str]]:
     """The two columns of the divergence on two blobs, from the page of `trainings.py`."""
     part = (
-        SPECIALISTS.read_text()
+        SPECIALISTS.read_text(encoding="utf-8")
         .replace("\N{NO-BREAK SPACE}", " ")
         .split("**Two blobs**")[1]
         .split("**Three blobs**")[0]
@@ -118,7 +118,7 @@ def main() -> None:
     made += " *Its own network*: one seed, 4000 steps, other test data."
     lines = [*table(NINE, results, specialists()), *table(OTHERS, results, {}), made, ""]
     text = re.sub("(?<=1,) | (?=%)", "\N{NO-BREAK SPACE}", "\n".join(lines))
-    PAGE.write_text(text)
+    PAGE.write_text(text, encoding="utf-8")
     print(text)
 
 

@@ -80,7 +80,7 @@ def main() -> None:
         ratios = [times[name][i] / plain[i] for name in list(trainings)[1:]]
         lines.append(f"| {dim} | {plain[i]:.1f} | " + " | ".join(f"{r:.2g}" for r in ratios) + " |")
     page = "\n".join(lines) + "\n"
-    PAGE.write_text(page)
+    PAGE.write_text(page, encoding="utf-8")
     print(page)
 
 

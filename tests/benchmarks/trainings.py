@@ -177,8 +177,8 @@ def main(parts: list[str]) -> None:
         page += table(prior.capitalize(), chosen, results)
     page.append(NOTE)
     text = "\n".join(page) + "\n"
-    PAGE.write_text(re.sub("(?<=1,) | (?=%)", "\N{NO-BREAK SPACE}", text))
-    print(PAGE.read_text())
+    PAGE.write_text(re.sub("(?<=1,) | (?=%)", "\N{NO-BREAK SPACE}", text), encoding="utf-8")
+    print(PAGE.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Links inside the built book land, and what a page is made of lies beside it. No browser."""
 
 import re
+import tomllib
 from html.parser import HTMLParser
 from pathlib import PurePosixPath
 from posixpath import normpath
@@ -73,6 +74,14 @@ def test_pages_are_made_of_the_books_own_files(name, pages, book):
         if not url.startswith("data:"):
             assert is_local(url), url
             assert (book / target(name, url)[0]).is_file(), url
+
+
+def test_every_page_names_the_version_and_what_changed(pages, book):
+    project = tomllib.loads((book.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    line = f"Version {project['project']['version']}</a>."
+    # index.html only leads on; a page of source code is written anew when the code changes.
+    without = [n for n in pages if line not in (book / n).read_text(encoding="utf-8")]
+    assert [n for n in without if not n.startswith("_modules")] == ["index.html"]
 
 
 @pytest.mark.parametrize("name", ALL_PAGES)

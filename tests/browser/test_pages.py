@@ -210,6 +210,12 @@ def test_search_finds_what_it_should(visit):
     assert search.complaints == []
 
 
+def test_search_leads_a_word_of_the_field_to_its_sentence(visit):
+    links = visit("search.html?q=SURE").page.locator("#search-results li a")
+    links.first.wait_for()
+    assert links.first.get_attribute("href") == "book/glossary.html#term-SURE"
+
+
 def test_index_leads_to_the_first_page(visit):
     index = visit("index.html")
     index.page.wait_for_url("**/book/intro.html")
