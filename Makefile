@@ -12,7 +12,7 @@ BUILT := _build/.built
 SOURCES := _config.yml _toc.yml $(shell find book src tests -type f -not -path '*/.*' -not -name '*.pyc')
 
 .DEFAULT_GOAL := book
-.PHONY: book pdf zip test lint execute links serve lab bench clean
+.PHONY: book pdf zip test unbrowsed lint execute links serve lab bench clean
 
 $(VENV)/.installed: requirements.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed")'
@@ -45,12 +45,15 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
-# Unit tests, docstring examples and notebooks in one run (see pyproject.toml), then the book, then
-# what a browser makes of it (skipped where there is no Chromium).
+# The book, which needs one core, is built beside the tests; then what a browser makes of it (skipped
+# where there is no Chromium).
 test: lint
-	$(BIN)/python -m pytest --ignore=tests/browser
-	$(MAKE) book
+	$(MAKE) --jobs=2 unbrowsed book
 	$(BIN)/python -m pytest tests/browser --dist=loadgroup
+
+# Unit tests, docstring examples and notebooks in one run (see pyproject.toml).
+unbrowsed: $(VENV)/.installed
+	$(BIN)/python -m pytest --ignore=tests/browser
 
 # Run every chapter from top to bottom (with the cell for Colab, if _config.yml names a public
 # address), store what it printed and drew, and write what follows from it: the pictures on the

@@ -9,6 +9,9 @@ from nbval.plugin import IPyNbCell
 os.environ["TQDM_DISABLE"] = "1"
 # Threads that wait do so without work: two workers of pytest share the cores.
 os.environ["OMP_WAIT_POLICY"] = "passive"
+# glibc gives freed memory back to the system, and each step of a training asks for it anew.
+os.environ["MALLOC_TRIM_THRESHOLD_"] = str(2**30)
+os.environ["MALLOC_MMAP_THRESHOLD_"] = str(2**25)  # the most that glibc takes
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
