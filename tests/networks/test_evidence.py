@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -21,6 +23,7 @@ from tests.conftest import cases, random_mixture, random_operator
 from tests.own_blocks import Convolutions, exact_network
 
 
+@cache
 def gauss(nodes=300):
     """Nodes and weights on [0, 1]."""
     places, weights = np.polynomial.legendre.leggauss(nodes)

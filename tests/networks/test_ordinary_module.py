@@ -164,6 +164,13 @@ def fail(error):
     raise error
 
 
+@pytest.fixture(scope="module")
+def pool():
+    """One process: its start, with all imports, takes seconds."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        yield pool
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -172,15 +179,12 @@ def fail(error):
         TrainingDiverged("away", step=7),
     ],
 )
-def test_errors_cross_from_a_worker_process(error):
+def test_errors_cross_from_a_worker_process(error, pool):
     for again in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
         assert type(again) is type(error)
         assert str(again) == str(error)
         assert again.__dict__.keys() == error.__dict__.keys()
-    with (
-        ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool,
-        pytest.raises(type(error), match=str(error)),
-    ):
+    with pytest.raises(type(error), match=str(error)):
         pool.submit(fail, error).result(timeout=120)
 
 
