@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from scipy import stats
 from torch import Tensor
 
 from invbayes._checks import check_points, check_positive, number
@@ -87,6 +86,8 @@ class PoissonProblem(OperatorProblem):
         check_points("white", white, self.data_shape, like=self.like)
         mean = self._exposure * self.apply(x).double()
         level = torch.special.ndtr(white.double()).clamp(max=1 - 2.0**-53)
+        from scipy import stats  # noqa: PLC0415  it takes half a second to import
+
         counts = torch.from_numpy(stats.poisson.ppf(level.cpu().numpy(), mean.cpu().numpy()))
         return (counts / self._exposure).to(white)
 

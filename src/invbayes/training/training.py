@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
-from pytorch_optimizer import SOAP
 from torch import Tensor, nn
 
 from invbayes._checks import check_callable, check_count, check_instance, check_share
@@ -22,17 +20,25 @@ from invbayes.training.samplers import Sampler
 Callback = Callable[[int, float, InvertibleResNet], Any]
 SAVE_EVERY = 60.0  # seconds between two files
 
-# No weight decay: it would only fight the normalisation of the weights. Biases and sharpnesses get
-# their own eigenbasis, and every basis is renewed often: the networks are small, so this is cheap.
-# SOAP's first step only gathers statistics and changes no parameter.
-soap: MakeOptimizer = partial(
-    SOAP,
-    lr=0.05,
-    betas=(0.9, 0.95),
-    weight_decay=0.0,
-    precondition_1d=True,
-    precondition_frequency=2,
-)
+
+# The import takes as long as that of the rest of the package, and only a training needs it.
+def soap(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """SOAP as all trainings use it.
+
+    No weight decay: it would only fight the normalisation of the weights. Biases and sharpnesses
+    get their own eigenbasis, and every basis is renewed often: the networks are small, so this is
+    cheap. SOAP's first step only gathers statistics and changes no parameter.
+    """
+    from pytorch_optimizer import SOAP  # noqa: PLC0415
+
+    return SOAP(
+        parameters,
+        lr=0.05,
+        betas=(0.9, 0.95),
+        weight_decay=0.0,
+        precondition_1d=True,
+        precondition_frequency=2,
+    )
 
 
 class TrainingRecord(NamedTuple):
