@@ -6,25 +6,18 @@
   const TOLERANCE = 1e-9;
 
   const symmetric = (m) => scaled(0.5, sum(m, [[m[0][0], m[1][0]], [m[0][1], m[1][1]]]));
-  // Three steps more: as good as doubles allow.
-  const refined = (net, z, made) => {
-    for (const { x } of net.steps(z)) if (made-- <= -2) return x;
-  };
   const rim = (centre, covariance) => ellipse(centre, scaled(REACH, cholesky(covariance)));
 
   Living.figures.error_bars = {
-    axes: ({ box }) => [
-      { label: "z₁", min: box[0], max: box[1], step: 0.05 },
-      { label: "z₂", min: box[2], max: box[3], step: 0.05 },
-    ],
+    letter: "z",
 
     controls: () => [],
 
     compute(data, { point }) {
       const net = new Living.Network(data.net);
-      const steps = net.inverse(point, TOLERANCE);
+      const made = net.inverse(point, TOLERANCE, 3); // with three more, as good as doubles allow
+      const [steps, best] = [made.slice(0, -3), made.at(-1).x];
       const answer = steps.at(-1).x;
-      const best = refined(net, point, steps.length);
       const belief = new Living.Mixture(data.prior).posterior(point, data.noise);
       return {
         answer,

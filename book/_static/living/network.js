@@ -60,12 +60,12 @@
       for (let step = this.#judged(target, target, "start"); ; step = this.#advance(step, target)) yield step;
     }
 
-    // Those until the bound is at most tol.
-    inverse(z, tol) {
+    // Those until the bound is at most tol, and so many more.
+    inverse(z, tol, more = 0) {
       const made = [];
       for (const step of this.steps(z)) {
         made.push(step);
-        if (step.bound <= tol) return made;
+        if (made.length > more && made.at(-1 - more).bound <= tol) return made;
         if (made.length > 3000) throw new Error(`the inverse misses the tolerance ${tol}`);
       }
     }

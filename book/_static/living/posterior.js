@@ -3,10 +3,7 @@
   const { pair, format } = Living;
 
   Living.figures.posterior = {
-    axes: ({ box }) => [
-      { label: "y₁", min: box[0], max: box[1], step: 0.05 },
-      { label: "y₂", min: box[2], max: box[3], step: 0.05 },
-    ],
+    letter: "y",
 
     controls: () => [{ name: "noise", label: "noise level δ", min: 0.1, max: 1.2, step: 0.05 }],
 

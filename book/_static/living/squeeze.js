@@ -36,10 +36,7 @@
   };
 
   Living.figures.squeeze = {
-    axes: ({ box }) => [
-      { label: "x₁", min: box[0], max: box[1], step: 0.05 },
-      { label: "x₂", min: box[2], max: box[3], step: 0.05 },
-    ],
+    letter: "x",
 
     controls: ({ nets }) => [{ name: "chosen", label: "network:", options: nets.map(({ label }) => label) }],
 

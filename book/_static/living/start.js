@@ -1,6 +1,7 @@
 // Brings the page's living figures to life: <div class="living" data-figure="…"> with its numbers
 // in a JSON script. A figure is an object with
-//   controls(data)            what the reader sets: ranges and choices
+//   letter                    of the point that is dragged within data.box
+//   controls(data)            what else the reader sets: ranges and choices
 //   compute(data, state)      its numbers, without any drawing; the tests compare them with PyTorch
 //   stages(data)              its pictures
 //   draw(stages, data, state, found)
@@ -75,8 +76,11 @@
     const knob = (kind, spec, read, write) => ({
       ...kind(spec, read(state), (value) => update(write(value))), read,
     });
-    const along = (axis) => knob(range, { ...figure.axes(data)[axis] }, (now) => now.point[axis],
-      (value) => ({ point: state.point.map((old, i) => (i === axis ? value : old)) }));
+    const along = (axis) => {
+      const [min, max] = data.box.slice(2 * axis);
+      return knob(range, { label: figure.letter + "₁₂"[axis], min, max, step: 0.05 }, (now) => now.point[axis],
+        (value) => ({ point: state.point.map((old, i) => (i === axis ? value : old)) }));
+    };
     const knobs = [
       along(0),
       along(1),
