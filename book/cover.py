@@ -1,31 +1,53 @@
 """Draw the book's picture, `_static/cover.png`: run by `make execute`."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
+from torch import Tensor
 
-from invbayes import LinearProblem, map_estimate, posterior_mean
+from invbayes import (
+    Divergence,
+    LinearProblem,
+    LogDeterminant,
+    fit,
+    map_estimate,
+    posterior_mean,
+)
 from invbayes.examples import two_blobs
 from invbayes.figures import draw_density, draw_net, lattice
+from invbayes.training.objectives import Objective
+
+BOX = (-2.7, 2.7, -2.1, 2.1)
+Estimator = Callable[[Tensor], Tensor]
 
 
 def main() -> None:
-    """Deform one lattice by both estimators and save the pair."""
+    """Deform a lattice by two estimators and two networks, and save all four."""
     plt.style.use("invbayes.book")
-    prior, box = two_blobs(), (-2.7, 2.7, -2.1, 2.1)
+    prior, nodes = two_blobs(), lattice(BOX, rows=22, columns=28)
     problem = LinearProblem(torch.eye(2, dtype=torch.float64), noise_std=0.5)
-    nodes = lattice(box, rows=22, columns=28)
-    figure, axes = plt.subplots(1, 2, figsize=(8, 3.4))
-    pairs = [(posterior_mean, "posterior mean"), (map_estimate, "MAP")]
-    for ax, (estimate, title) in zip(axes, pairs, strict=True):
-        draw_density(ax, prior.log_prob, box)
-        draw_net(ax, estimate(prior, problem, nodes), color="0.15")
+
+    def inverse(objective: Objective) -> Estimator:
+        generator = torch.Generator().manual_seed(0)
+        return fit(objective, prior, problem, generator=generator)[0].inverse
+
+    maps = {
+        "posterior mean": partial(posterior_mean, prior, problem),
+        "MAP": partial(map_estimate, prior, problem),
+        "network, log-determinant": inverse(LogDeterminant(problem)),
+        "network, divergence": inverse(Divergence(problem)),
+    }
+    figure, axes = plt.subplots(2, 2, figsize=(8, 6.8))
+    for ax, (title, estimate) in zip(axes.flat, maps.items(), strict=True):
+        draw_density(ax, prior.log_prob, BOX)
+        draw_net(ax, estimate(nodes), color="0.15")
         ax.set(title=title, aspect="equal", xlim=(-2.3, 2.3), ylim=(-1.9, 1.9))
         ax.set_axis_off()
-    figure.savefig(
-        Path(__file__).parent / "_static" / "cover.png", metadata={"Software": None}
-    )
+    path = Path(__file__).parent / "_static" / "cover.png"
+    figure.savefig(path, metadata={"Software": None})
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from book.chapters import BOOK, headings, text, write
 TITLE = "(?:Three sentences to|To) take home"
 PASSAGE = re.compile(
     rf"^## {TITLE}\n(?P<section>.*?)(?=^#|^\([\w-]+\)=$|\Z)"
-    rf"|^(?P<fence>`{{3,}}|:{{3,}})\{{admonition\}} {TITLE}\n(?::class:.*\n)?"
+    rf"|^(?P<fence>`{{3,}}|:{{3,}})\{{admonition\}} {TITLE}\n(?::class:[^\n]*\n)?"
     r"(?P<box>.*?)^(?P=fence)$",
     re.DOTALL | re.MULTILINE,
 )
@@ -24,9 +24,10 @@ What each chapter leaves you with, in its own words."""
 def passage(name: str) -> str:
     """The last word of a chapter."""
     found = PASSAGE.search(text(name))
-    if not found:
-        raise ValueError(f'{name} has no section or box "To take home"')
-    return (found["section"] or found["box"]).strip()
+    words = (found["section"] or found["box"]).strip() if found else ""
+    if not words:
+        raise ValueError(f'{name} has no, or an empty, section "To take home"')
+    return words
 
 
 def pages() -> dict[Path, str]:

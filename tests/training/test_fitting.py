@@ -225,7 +225,7 @@ def test_two_samples_make_the_divergence_run_away():
     x = torch.tensor([[-1.0], [1.0]], dtype=torch.float64)
     problem = LinearProblem(torch.eye(1).double(), 0.5)
     generator = torch.Generator().manual_seed(0)
-    options = {"generator": generator, "steps": 600, "batch": 2, "hidden": (16, 16)}
+    options = {"generator": generator, "steps": 350, "batch": 2, "hidden": (16, 16)}
     with pytest.warns(RunawayWarning, match=r"the scale c = .* runs away"):
         net, record = fit(Divergence(problem), x, problem, **options)
     assert record.losses.min() < -20

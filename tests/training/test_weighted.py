@@ -129,7 +129,7 @@ def test_every_training_takes_every_problem(name, generator):
         WeightedDivergence(problem, metric=metric),
     ):
         _, record = fit(
-            objective, prior, problem, generator=generator, steps=40, batch=128, progress=False
+            objective, prior, problem, generator=generator, steps=25, batch=64, progress=False
         )
         assert record.losses[-5:].mean() < record.losses[:5].mean()
     samples = prior.sample(300, generator=generator)

@@ -4,6 +4,7 @@
   const { minus, norm, scaled, sum, inverse, cholesky, ellipse } = Living.plane;
   const REACH = Math.sqrt(-2 * Math.log(0.1)); // of the ellipse that holds 90 % of a Gaussian
   const TOLERANCE = 1e-9;
+  const SMALLEST = 1e-16; // that is drawn
 
   const symmetric = (m) => scaled(0.5, sum(m, [[m[0][0], m[1][0]], [m[0][1], m[1][1]]]));
   const rim = (centre, covariance) => ellipse(centre, scaled(REACH, cholesky(covariance)));
@@ -34,9 +35,9 @@
 
     stages: ({ box }) => [
       new Living.Stage(box, { xlabel: "x₁", ylabel: "x₂", title: "steps and ellipses" }),
-      new Living.Stage([0, 12, -14, 3], {
-        xlabel: "step", title: "bound and true error", height: 330,
-        yticks: [2, -2, -6, -10, -14].map((k) => [k, tenTo(k)]),
+      new Living.Stage([0, 8, -17, 3], {
+        xlabel: "step", title: "distance to φ⁻¹(z): bound and truth", height: 330,
+        yticks: [0, -4, -8, -12, -16].map((k) => [k, tenTo(k)]),
       }),
     ],
 
@@ -48,7 +49,7 @@
       path.forEach((x) => plane.dot(x, "disc", "two"));
       plane.dot(point, "cross", "ink");
       plane.dot(answer, "plus", "ink");
-      const drawn = (sizes) => sizes.map((size, k) => [k, Math.log10(Math.max(size, 1e-16))]);
+      const drawn = (sizes) => sizes.map((size, k) => [k, Math.log10(Math.max(size, SMALLEST))]);
       for (const [sizes, shape, style] of [[bounds, "diamond", "one"], [errors, "disc", "two"]]) {
         decades.line(drawn(sizes), `${style} thin`);
         drawn(sizes).forEach((place) => decades.dot(place, shape, style));
@@ -56,15 +57,18 @@
     },
 
     tell(data, { point }, { answer, bounds, errors, by, covariance, exact, mean }) {
+      const start = Living.plane.times(1 / data.net.scale, point);
+      const clear = errors.findLastIndex((error) => error > 1e-12); // of rounding
+      const times = (bounds[clear] / errors[clear]).toFixed(0);
       const off = norm(sum(covariance, scaled(-1, exact)).flat()) / norm(exact.flat());
       const safe = by.filter((how) => how !== "Newton" && how !== "start").length;
-      const helped = safe ? `, ${safe} of them shortened or plain` : "";
+      const helped = safe ? `, ${safe} of them a quarter of Newton's, or plain` : "";
       return [
-        ["cross", "ink", `datum z = ${pair(point)}, where the steps begin up to the factor 1/c`],
+        ["cross", "ink", `datum z = ${pair(point)}; the steps begin at z/c = ${pair(start)}`],
         ["plus", "ink", `the network's answer ${pair(answer)}; the exact posterior mean is ${pair(mean)}`],
-        ["line", "ink dashed", `its 90 % ellipse, off the exact one (grey) by ${(100 * off).toFixed(1)} % of the covariance`],
-        ["diamond", "one", `after ${by.length - 1} steps${helped}: the error is at most ${power(bounds.at(-1))}`],
-        ["disc", "two", `and is ${errors.at(-1) < 1e-15 ? `below ${tenTo(-15)}` : power(errors.at(-1))}`],
+        ["line", "ink dashed", `its 90 % ellipse, over the exact one (grey): the covariances differ by ${(100 * off).toFixed(1)} %`],
+        ["diamond", "one", `after ${by.length - 1} steps${helped}: at most ${power(bounds.at(-1))} from φ⁻¹(z)`],
+        ["disc", "two", `the steps; after step ${clear} the distance is ${power(errors[clear])}, and the bound is ${times} times that`],
       ];
     },
   };

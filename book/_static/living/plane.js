@@ -30,10 +30,11 @@ Living.plane = {
     const root = Math.sqrt(a);
     return [[root, 0], [b / root, Math.sqrt(d - (b * b) / a)]];
   },
-  // A closed line: the points m u + centre for u on the unit circle.
-  ellipse(centre, m, count = 72) {
+  // The points m u + centre for u on the unit circle, or on a share of it: a closed line, or an arc.
+  ellipse(centre, m, share = 1) {
+    const count = 72 * share;
     return Array.from({ length: count + 1 }, (_, k) => {
-      const angle = (2 * Math.PI * k) / count;
+      const angle = (2 * Math.PI * k) / 72;
       return Living.plane.plus(centre, Living.plane.apply(m, [Math.cos(angle), Math.sin(angle)]));
     });
   },
@@ -117,11 +118,13 @@ Living.plane = {
         return apply(inverse(matrix), pull);
       };
       const excess = (a) => this.at(ridge(a)).shares[1] - a;
+      // Only just inside its ends has it the signs that it must have there: rounding may leave zero.
+      const below = (a) => a === 1 || (a > 0 && excess(a) < 0);
       const found = [];
       for (let k = 0; k < 2000; k++) {
         const [left, right] = [k / 2000, (k + 1) / 2000];
-        const rises = excess(left) < 0;
-        if (rises !== excess(right) < 0) found.push(ridge(root(excess, left, right, rises)));
+        const rises = below(left);
+        if (rises !== below(right)) found.push(ridge(root(excess, left, right, rises)));
       }
       return found.map((x) => this.#judged(x)).sort((p, q) => q.maximum - p.maximum || q.logDensity - p.logDensity);
     }

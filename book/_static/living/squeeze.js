@@ -1,8 +1,11 @@
 // Chapter 3: what a trained block stretches and squeezes, beside what it was asked for.
 {
   const { pair, format } = Living;
-  const { plus, minus, times, norm, apply, sum, scaled, identity, inverse, singularValues, det, ellipse } = Living.plane;
+  const { plus, minus, times, norm, apply, sum, scaled, identity, inverse } = Living.plane;
+  const { singularValues, det, cholesky, ellipse } = Living.plane;
   const RADIUS = 0.5; // of the circle, in the plane of x
+  const SHOWN = [0.02, 30]; // of the axis of stretchings
+  const scale = (value) => Math.log10(Math.min(Math.max(value, SHOWN[0]), SHOWN[1]));
 
   // The z whose posterior mean is x, by Newton's method, with steps that are halved until they help.
   const undoMean = (prior, x, noise) => {
@@ -61,35 +64,45 @@
     stages: ({ box, window }) => [
       new Living.Stage(box, { xlabel: "x₁", ylabel: "x₂", title: "a point and a circle" }),
       new Living.Stage(window, { xlabel: "z₁", ylabel: "z₂", title: "where they go, to first order" }),
-      new Living.Stage([Math.log10(0.02), 1, 0, 3], {
-        xlabel: "stretching (logarithmic)", title: "allowed, asked for, done", height: 90, yticks: [],
-        xticks: [0.03, 0.1, 0.3, 1, 3, 10].map((value) => [Math.log10(value), String(value)]),
+      new Living.Stage([...SHOWN.map(scale), 0, 3], {
+        xlabel: "stretching (logarithmic)", title: "asked for, allowed, done", height: 90, yticks: [],
+        xticks: [0.03, 0.1, 0.3, 1, 3, 10].map((value) => [scale(value), String(value)]),
       }),
     ],
 
-    draw([left, right, strip], { lattice }, { point }, found) {
+    draw([left, right, strip], { lattice, prior, noise, nets }, { point, chosen }, found) {
       const { net, image, jacobian, stretch, allowed, asked, askedJacobian, askedStretch } = found;
       const columns = lattice[0].map((_, k) => lattice.map((row) => row[k]));
       for (const row of [...lattice, ...columns]) {
         left.line(row, "faint thin");
         right.line(row.map((x) => net.image(x)), "faint thin");
       }
-      left.line(ellipse(point, scaled(RADIUS, identity)), "one");
+      const mixture = new Living.Mixture(prior);
+      for (const { mean, covariance } of mixture.parts) left.line(ellipse(mean, cholesky(covariance)), "faint");
+      const folds = (x) => det(ASKED.ideal(mixture, x, noise).jacobian) < 0;
+      if (nets[chosen].asked === "ideal")
+        lattice.flat().filter(folds).forEach((x) => left.dot(x, "speck", "two"));
+      // A quarter of the circle is thick: it tells which way round an image runs.
+      const ring = (stage, centre, matrix, style, thick) => {
+        stage.line(ellipse(centre, scaled(RADIUS, matrix)), style);
+        stage.line(ellipse(centre, scaled(RADIUS, matrix), 0.25), thick);
+      };
+      ring(left, point, identity, "one", "one thick");
       left.dot(point, "cross", "ink");
-      right.line(ellipse(asked, scaled(RADIUS, askedJacobian)), "two dashed");
-      right.line(ellipse(image, scaled(RADIUS, jacobian)), "one");
+      ring(right, asked, askedJacobian, "two dashed", "two thick");
+      ring(right, image, jacobian, "one", "one thick");
       right.dot(asked, "diamond", "two hollow");
       right.dot(image, "disc", "one");
-      strip.line(allowed.map((value) => [Math.log10(value), 1.5]), "wide faint");
-      askedStretch.forEach((value) => strip.dot([Math.log10(Math.max(value, 0.02)), 2.2], "diamond", "two hollow"));
-      stretch.forEach((value) => strip.dot([Math.log10(value), 0.8], "disc", "one"));
+      strip.line(allowed.map((value) => [scale(value), 1.5]), "wide faint");
+      askedStretch.forEach((value) => strip.dot([scale(value), 2.2], "diamond", "two hollow"));
+      stretch.forEach((value) => strip.dot([scale(value), 0.8], "disc", "one"));
     },
 
-    tell(data, { point }, { image, asked, stretch, askedStretch, allowed, mirrored }) {
+    tell(data, { point }, { net, image, asked, stretch, askedStretch, allowed, mirrored }) {
       const span = ([most, least], digits = 2) => `${format(least, digits)} to ${format(most, digits)}`;
       return [
         ["cross", "ink", `x = ${pair(point)}`],
-        ["line", "wide faint", `the bound L and the scale allow the network to stretch by ${span(allowed)}`],
+        ["line", "wide faint", `L and the scale c = ${format(net.scale)} allow the network to stretch by ${span(allowed)}`],
         ["diamond", "two hollow", `asked for here: ${span(askedStretch)}${mirrored ? ", and turned over, which no network can do" : ""}; image ${pair(asked)}`],
         ["disc", "one", `done here: ${span(stretch)}; image ${pair(image)}, off by ${format(norm(minus(image, asked)))}`],
       ];

@@ -74,12 +74,11 @@ class HalfLinear(_Half):
     def bend(self, bent: Tensor) -> tuple[Tensor, Tensor]:
         """The bent units and their slopes."""
         sharpness = self.log_sharpness.clamp(max=40.0).exp()
-        # Beyond this limit the unit is |b| to rounding, and a square would overflow.
-        far = torch.finfo(bent.dtype).max ** 0.25 / sharpness
-        near, size = torch.clamp(bent, -far, far), bent.abs()
-        root = torch.sqrt((sharpness * near) ** 2 + 1)
-        value = torch.where(size <= far, sharpness * near**2 / (root + 1), size)
-        return value, sharpness * near / root
+        # Beyond this limit the unit is |b| to rounding, and the square would overflow.
+        far = torch.finfo(bent.dtype).max ** 0.5 / 2
+        scaled = (sharpness * bent).clamp(-far, far)
+        root = torch.sqrt(scaled * scaled + 1)
+        return scaled * (bent / (root + 1)), scaled / root
 
 
 class HalfAbs(_Half):

@@ -160,14 +160,17 @@ class HeatStep:
         image = torch.einsum("ij,njk->nik", metric, phi)
         quad = matrix(image, phi)  # the data term is a square, as the start has the map A*A
 
+        def bent() -> Tensor:
+            return self._start + torch.einsum("nija,na->nij", hessian, self._point[index])
+
         def value() -> Tensor:
-            factor, failed = torch.linalg.cholesky_ex(self._bends(x)[1])
+            factor, failed = torch.linalg.cholesky_ex(bent())
             log_det = 2 * factor.diagonal(dim1=1, dim2=2).log().sum(1)
             found = self._point @ quad @ self._point / 2 - weight * mass @ log_det
             return torch.where(failed.any(), torch.inf, found)
 
         for _ in range(100):
-            factor = torch.linalg.inv(torch.linalg.cholesky(self._bends(x)[1]))
+            factor = torch.linalg.inv(torch.linalg.cholesky(bent()))
             scaled = torch.einsum("nij,njla,nml->nima", factor, hessian, factor)
             trace = mass[:, None] * scaled.diagonal(dim1=1, dim2=2).sum(-1)
             pull = self.low.new_zeros(size).index_add(0, index.flatten(), trace.flatten())
