@@ -26,8 +26,9 @@ LIGHTEN = """() => {
             seen.add(key);
         }
 }"""
-# Text inside the same tags and classes has the same colours: axe is given one of each; what is
-# emptied by this counts like what was empty.
+# Text inside the same tags and classes has the same colours: axe is given one of each, and nothing
+# of what is hidden (but for the switches of tabs, which decide how others look); what is emptied by
+# this counts like what was empty.
 THIN_OUT = """() => {
     const seen = new Set();
     // All are looked at before the first is removed: each removal asks for a new layout.
@@ -36,8 +37,8 @@ THIN_OUT = """() => {
     const thinOut = (element, around) => {
         const key = `${around}${element.tagName}.${element.getAttribute('class')} `;
         for (const child of [...element.children]) thinOut(child, key);
-        if (element.children.length || !visible.has(element)) return;
-        if (seen.has(key)) element.remove();
+        if (element.children.length || element.tagName == 'INPUT') return;
+        if (seen.has(key) || !visible.has(element)) element.remove();
         seen.add(key);
     };
     for (const element of [...document.body.children]) thinOut(element, '');
@@ -153,16 +154,17 @@ def test_sliders_change_the_picture(lightened):
         for key, i in [("Home", 0), ("ArrowRight", 1), ("End", last), ("ArrowLeft", last - 1)]:
             handle.press(key)
             assert_shows(i)
-        at = places(handle, len(values))
-        for start, end in [(last, 0), (0, last)]:
-            lightened.page.mouse.click(*at[start])
-            assert_shows(start)
-            drag(lightened.page.mouse, at[start], at[end])
-            assert_shows(end)
-            lightened.page.touchscreen.tap(*at[start])
-            assert_shows(start)
-            swipe(lightened, at[start], at[end])
-            assert_shows(end)
+        if box is boxes[0]:  # one stands for all: they are one component
+            at = places(handle, len(values))
+            for start, end in [(last, 0), (0, last)]:
+                lightened.page.mouse.click(*at[start])
+                assert_shows(start)
+                drag(lightened.page.mouse, at[start], at[end])
+                assert_shows(end)
+                lightened.page.touchscreen.tap(*at[start])
+                assert_shows(start)
+                swipe(lightened, at[start], at[end])
+                assert_shows(end)
 
 
 def places(handle, count):

@@ -81,7 +81,7 @@
       for (const { mean, covariance } of mixture.parts) left.line(ellipse(mean, cholesky(covariance)), "faint");
       const folds = (x) => det(ASKED.ideal(mixture, x, noise).jacobian) < 0;
       if (nets[chosen].asked === "ideal")
-        lattice.flat().filter(folds).forEach((x) => left.dot(x, "speck", "two"));
+        lattice.flat().filter(folds).forEach((x) => left.dot(x, "speck", "two thick"));
       // A quarter of the circle is thick: it tells which way round an image runs.
       const ring = (stage, centre, matrix, style, thick) => {
         stage.line(ellipse(centre, scaled(RADIUS, matrix)), style);
