@@ -93,7 +93,8 @@ def box(row: int, node: Node) -> str:
     x, y = 2 + STEP * node.depth, 2 + ROW * row
     corner, thick = (0, 2.5) if node.label else (14, 1)
     says = ("→ " if node.label else "") + escape(node.says)
-    text = f'<text x="{x + 12}" y="{y + 37}" font-weight="bold">{says}</text>'
+    low = y + (37 if node.answer else 28)
+    text = f'<text x="{x + 12}" y="{low}" font-weight="bold">{says}</text>'
     if node.label:
         text = f'<a href="{places()[node.label]}.html#{node.label}">{text}</a>'
     above = y + ROW * node.parent + BOX
