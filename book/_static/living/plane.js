@@ -118,8 +118,8 @@ Living.plane = {
         return apply(inverse(matrix), pull);
       };
       const excess = (a) => this.at(ridge(a)).shares[1] - a;
-      // Only just inside its ends has it the signs that it must have there: rounding may leave zero.
-      const below = (a) => a === 1 || (a > 0 && excess(a) < 0);
+      // At its right end it is negative, where rounding may leave zero.
+      const below = (a) => a === 1 || excess(a) < 0;
       const found = [];
       for (let k = 0; k < 2000; k++) {
         const [left, right] = [k / 2000, (k + 1) / 2000];
