@@ -1,5 +1,6 @@
 """Draw the book's picture, `_static/cover.png`: run by `make execute`."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -25,13 +26,13 @@ BOX = (-2.7, 2.7, -2.1, 2.1)
 Estimator = Callable[[Tensor], Tensor]
 
 
-def draw_lines(ax: Axes, estimate: Estimator) -> None:
-    """The images of a square lattice's lines, apart where the map tears them."""
+def draw_lines(ax: Axes, estimate: Estimator, longest: float) -> None:
+    """The images of a square lattice's lines, cut where neighbours are far apart."""
     level = lattice(BOX, rows=22, columns=400)
     upright = lattice(BOX, rows=400, columns=28).transpose(0, 1)
     for lines in (level, upright):
         image = estimate(lines)
-        torn = image.diff(dim=1).norm(dim=-1) > 0.3
+        torn = image.diff(dim=1).norm(dim=-1) > longest
         image[:, 1:][torn] = torch.nan
         for line in image:
             ax.plot(*line.T, color="0.15", linestyle="-", linewidth=0.7)
@@ -56,7 +57,7 @@ def main() -> None:
     figure, axes = plt.subplots(2, 2, figsize=(5.6, 4.8))
     for ax, (title, estimate) in zip(axes.flat, maps.items(), strict=True):
         draw_density(ax, prior.log_prob, BOX)
-        draw_lines(ax, estimate)
+        draw_lines(ax, estimate, 0.3 if title == "MAP" else math.inf)
         ax.set(aspect="equal", xlim=(-2.3, 2.3), ylim=(-1.9, 1.9))
         ax.set_title(title, fontsize=13)
         ax.set_axis_off()
