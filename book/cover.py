@@ -27,7 +27,7 @@ Estimator = Callable[[Tensor], Tensor]
 
 
 def draw_lines(ax: Axes, estimate: Estimator, longest: float) -> None:
-    """The images of a square lattice's lines, cut where neighbours are far apart."""
+    """The images of a square lattice's lines, cut where neighbours part."""
     level = lattice(BOX, rows=22, columns=400)
     upright = lattice(BOX, rows=400, columns=28).transpose(0, 1)
     for lines in (level, upright):

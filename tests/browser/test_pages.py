@@ -39,7 +39,7 @@ THIN_OUT = """() => {
         for (const child of [...element.children]) thinOut(child, key);
         if (element.children.length || element.tagName == 'INPUT') return;
         if (seen.has(key) || !visible.has(element)) element.remove();
-        seen.add(key);
+        else seen.add(key);
     };
     for (const element of [...document.body.children]) thinOut(element, '');
 }"""
