@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from invbayes import (
@@ -58,7 +59,8 @@ def main() -> None:
     for ax, (title, estimate) in zip(axes.flat, maps.items(), strict=True):
         draw_density(ax, prior.log_prob, BOX)
         draw_lines(ax, estimate, 0.3 if title == "MAP" else math.inf)
-        ax.set(aspect="equal", xlim=(-2.3, 2.3), ylim=(-1.9, 1.9))
+        ax.add_patch(Rectangle((-2.7, -2.1), 5.4, 4.2, fill=False, edgecolor="0.6"))
+        ax.set(aspect="equal", xlim=(-2.75, 2.75), ylim=(-2.15, 2.15))
         ax.set_title(title, fontsize=13)
         ax.set_axis_off()
     path = Path(__file__).parent / "_static" / "cover.png"
