@@ -8,7 +8,6 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
-from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from invbayes import (
@@ -20,7 +19,7 @@ from invbayes import (
     posterior_mean,
 )
 from invbayes.examples import two_blobs
-from invbayes.figures import draw_density, lattice
+from invbayes.figures import draw_density, draw_net, lattice
 from invbayes.training.objectives import Objective
 
 BOX = (-2.7, 2.7, -2.1, 2.1)
@@ -59,8 +58,9 @@ def main() -> None:
     for ax, (title, estimate) in zip(axes.flat, maps.items(), strict=True):
         draw_density(ax, prior.log_prob, BOX)
         draw_lines(ax, estimate, 0.3 if title == "MAP" else math.inf)
-        ax.add_patch(Rectangle((-2.7, -2.1), 5.4, 4.2, fill=False, edgecolor="0.6"))
-        ax.set(aspect="equal", xlim=(-2.75, 2.75), ylim=(-2.15, 2.15))
+        draw_net(ax, lattice(BOX, rows=2, columns=2), color="0.6", linewidth=1)
+        ax.set_aspect("equal")
+        ax.margins(0.01)
         ax.set_title(title, fontsize=13)
         ax.set_axis_off()
     path = Path(__file__).parent / "_static" / "cover.png"

@@ -58,7 +58,7 @@
 
     tell(data, { point }, { answer, bounds, errors, by, covariance, exact, mean }) {
       const start = Living.plane.times(1 / data.net.scale, point);
-      const clear = errors.findLastIndex((error) => error > 1e-12); // of rounding
+      const clear = Math.max(errors.findLastIndex((error) => error > 1e-12), 0); // of rounding
       const times = (bounds[clear] / errors[clear]).toFixed(0);
       const off = norm(sum(covariance, scaled(-1, exact)).flat()) / norm(exact.flat());
       const safe = by.filter((how) => how !== "Newton" && how !== "start").length;

@@ -42,6 +42,7 @@ Living.plane = {
 
 {
   const { plus, minus, times, dot, identity, sum, scaled, outer, apply, det, trace, inverse } = Living.plane;
+  const { cholesky, ellipse } = Living.plane;
 
   Living.Mixture = class {
     constructor({ weights, means, covariances }) {
@@ -79,6 +80,11 @@ Living.plane = {
         scaled(shares[k], sum(outer(pull, pull), scaled(-1, this.parts[k].precision))));
       const score = pulls.map((pull, k) => times(shares[k], pull)).reduce(plus);
       return sum(bends.reduce(sum), scaled(-1, outer(score, score)));
+    }
+
+    // Of each part the ellipse of one standard deviation.
+    get outlines() {
+      return this.parts.map(({ mean, covariance }) => ellipse(mean, cholesky(covariance)));
     }
 
     get mean() {

@@ -25,8 +25,7 @@
 
     draw([stage], { prior }, { point }, { belief, mean, highest, rivals, passes }) {
       stage.shade((x) => belief.logDensity(x));
-      for (const { mean: centre, covariance } of new Living.Mixture(prior).parts)
-        stage.line(Living.plane.ellipse(centre, Living.plane.cholesky(covariance)), "faint");
+      new Living.Mixture(prior).outlines.forEach((line) => stage.line(line, "faint"));
       stage.line([point, mean], "one thin");
       stage.line([point, highest], "two thin dashed");
       passes.forEach(({ x }) => stage.dot(x, "square", "hollow"));

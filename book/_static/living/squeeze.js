@@ -2,7 +2,7 @@
 {
   const { pair, format } = Living;
   const { plus, minus, times, norm, apply, sum, scaled, identity, inverse } = Living.plane;
-  const { singularValues, det, cholesky, ellipse } = Living.plane;
+  const { singularValues, det, ellipse } = Living.plane;
   const RADIUS = 0.5; // of the circle, in the plane of x
   const SHOWN = [0.02, 30]; // of the axis of stretchings
   const scale = (value) => Math.log10(Math.min(Math.max(value, SHOWN[0]), SHOWN[1]));
@@ -72,13 +72,14 @@
 
     draw([left, right, strip], { lattice, prior, noise, nets }, { point, chosen }, found) {
       const { net, image, jacobian, stretch, allowed, asked, askedJacobian, askedStretch } = found;
-      const columns = lattice[0].map((_, k) => lattice.map((row) => row[k]));
-      for (const row of [...lattice, ...columns]) {
-        left.line(row, "faint thin");
-        right.line(row.map((x) => net.image(x)), "faint thin");
-      }
+      const draft = (stage, rows) => {
+        const columns = rows[0].map((_, k) => rows.map((row) => row[k]));
+        for (const line of [...rows, ...columns]) stage.line(line, "faint thin");
+      };
+      draft(left, lattice);
+      draft(right, lattice.map((row) => row.map((x) => net.image(x))));
       const mixture = new Living.Mixture(prior);
-      for (const { mean, covariance } of mixture.parts) left.line(ellipse(mean, cholesky(covariance)), "faint");
+      mixture.outlines.forEach((line) => left.line(line, "faint"));
       const folds = (x) => det(ASKED.ideal(mixture, x, noise).jacobian) < 0;
       if (nets[chosen].asked === "ideal")
         lattice.flat().filter(folds).forEach((x) => left.dot(x, "speck", "two thick"));
