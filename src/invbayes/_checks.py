@@ -95,13 +95,23 @@ def check_definite(name: str, matrix: Tensor, dim: int) -> None:
     check_matrix(name, matrix, dim, dim)
     size = matrix.abs().max().item()
     asymmetry = (matrix - matrix.mT).abs().max().item() / size if size else 0.0
-    if asymmetry > 1e-6 or torch.linalg.cholesky_ex(matrix).info.item():
+    if asymmetry > 1e-6 or lower_factors(matrix) is None:
         least = torch.linalg.eigvalsh((matrix + matrix.mT) / 2).min().item()
         raise ValueError(
             f"{name} must be symmetric positive definite, got relative asymmetry {asymmetry:.1g} "
             f"and least eigenvalue {least:.3g}; a covariance of samples with constant entries is "
             "singular: add a small multiple of the identity"
         )
+
+
+def lower_factors(matrices: Tensor) -> Tensor | None:
+    """M = C Cᵀ: the lower factors, or None if a matrix is not positive definite beyond rounding."""
+    factors, failed = torch.linalg.cholesky_ex(matrices)
+    # What rounding leaves of a zero on the diagonal may be positive, on one processor or another.
+    slack = 4 * matrices.shape[-1] * torch.finfo(matrices.dtype).eps
+    least = slack * matrices.diagonal(dim1=-2, dim2=-1)
+    fine = (factors.diagonal(dim1=-2, dim2=-1).square() > least).all() and not failed.any()
+    return factors if fine and reads_finite(torch.cholesky_inverse(factors)) else None
 
 
 def check_same_dtype(**tensors: Tensor) -> None:

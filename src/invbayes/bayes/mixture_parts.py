@@ -9,7 +9,7 @@ from invbayes._checks import (
     check_float_tensor,
     check_matrix,
     check_same_dtype,
-    reads_finite,
+    lower_factors,
 )
 
 
@@ -47,17 +47,17 @@ def check_gaussian(mean: Tensor, covariance: Tensor) -> None:
         raise ValueError(f"mean must have shape (d,), got {tuple(mean.shape)}")
     check_matrix("covariance", covariance, len(mean), len(mean))
     check_same_dtype(mean=mean, covariance=covariance)
-    lower_factors("covariance", covariance)
+    cholesky_factors("covariance", covariance)
 
 
-def lower_factors(name: str, covariances: Tensor) -> Tensor:
+def cholesky_factors(name: str, covariances: Tensor) -> Tensor:
     """The lower Cholesky factors, or a ValueError that names the argument."""
     eps = torch.finfo(covariances.dtype).eps
     slack = 100 * eps * covariances.abs().amax((-2, -1), keepdim=True)
     if ((covariances - covariances.mT).abs() > slack).any():
         raise ValueError(f"{name} must be symmetric")
-    factors, failed = torch.linalg.cholesky_ex(covariances)
-    if failed.any() or not reads_finite(torch.cholesky_inverse(factors)):
+    factors = lower_factors(covariances)
+    if factors is None:
         least = torch.linalg.eigvalsh(covariances).min().item()
         raise ValueError(
             f"{name} must be positive definite, got an eigenvalue of {least:.3g}; to a singular "

@@ -10,7 +10,7 @@ from torch.distributions import MultivariateNormal
 
 from invbayes._checks import check_count, check_dtype, check_fits, check_points, reads_finite
 from invbayes._random import standard_normal
-from invbayes.bayes.mixture_parts import check_gaussian, check_mixture, lower_factors
+from invbayes.bayes.mixture_parts import check_gaussian, check_mixture, cholesky_factors
 
 
 class Expansion(NamedTuple):
@@ -69,7 +69,7 @@ class GaussianMixture:
 
     def __init__(self, weights: Tensor, means: Tensor, covariances: Tensor) -> None:
         check_mixture(weights, means, covariances)
-        factors = lower_factors("covariances", covariances)
+        factors = cholesky_factors("covariances", covariances)
         self._hold(weights.clone(), means.clone(), factors, covariances.clone())
 
     def _hold(self, weights: Tensor, means: Tensor, factors: Tensor, covariances: Tensor) -> None:
