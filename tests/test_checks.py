@@ -168,6 +168,19 @@ def test_a_definite_matrix_is_symmetric_and_positive():
         checks.check_definite("M", matrix, 3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
+def test_singular_to_rounding_is_not_definite(dtype, size):
+    """What a processor's rounding may leave of the last pivot, and what is meant, in any units."""
+    eps, units = torch.finfo(dtype).eps, torch.tensor([1.0, size], dtype=dtype)
+    for last, definite in [(eps, False), (4 * eps, False), (16 * eps, True), (1.0, True)]:
+        matrix = torch.tensor([[1.0, 1.0], [1.0, 1.0 + last]], dtype=dtype) * units.outer(units)
+        factors = checks.lower_factors(torch.stack([torch.eye(2, dtype=dtype), matrix]))
+        assert (factors is not None) == definite
+    assert torch.allclose(factors[1] @ factors[1].mT, matrix, rtol=4 * eps)
+    assert torch.equal(factors, factors.tril())
+
+
 def test_tensors_share_their_dtype():
     checks.check_same_dtype(x=torch.zeros(2), y=torch.ones(3), z=torch.ones(1))
     with pytest.raises(ValueError, match=r"z must have the dtype of x, torch\.float32, got"):
