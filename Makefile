@@ -62,6 +62,7 @@ execute: $(VENV)/.installed
 	$(BIN)/python book/colab.py
 	$(BIN)/python book/execute.py
 	$(BIN)/python book/cover.py
+	$(BIN)/python book/fold.py
 	$(BIN)/python book/diagram.py
 	for page in equations glossary take_home which_training; do \
 		$(BIN)/python -m book.$$page || exit 1; done

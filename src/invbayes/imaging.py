@@ -148,7 +148,8 @@ def total_variation(
         >>> import torch
         >>> from invbayes import LinearProblem
         >>> problem = LinearProblem(lambda x: x, 0.1, shape=(1, 8, 8))
-        >>> flat = total_variation(problem, torch.randn(1, 8, 8), weight=100.0)
+        >>> y = torch.randn(1, 8, 8, generator=torch.Generator().manual_seed(0))
+        >>> flat = total_variation(problem, y, weight=100.0)
         >>> bool(flat.std() < 0.01)
         True
     """
