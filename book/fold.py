@@ -20,7 +20,7 @@ def main() -> None:
     density = prior.log_prob(line).exp()
     folded = ideal_forward_map(prior, problem, line)[:, 0]
     curves = {
-        "$x$: no second term": (line, "C7:", 1.5),
+        "$x$: no second term": (line, "k:", 1),
         r"$\varphi_*$, which MAP inverts": (folded, "C1--", 1.5),
         "best with the divergence": (
             isotonic_regression(folded.numpy(), weights=density.numpy()).x,
