@@ -50,12 +50,13 @@ the training ({{ref}}`ch-error-bars`).
 - *Reconstruction*: the covariance of the posterior, if the inverse is the posterior
   mean and $A$ injective. It was right to a few percent on two blobs, and to a tenth
   on three (14 % for the weakest operator at $\\delta = 0.1$). For a nonlinear
-  problem it is multiplied by $B^*$ {{eq}}`eq-nonlinear-bars`.
+  problem there is no such formula.
 - *Unbiased risk*: the same, about as good, but off by up to 8 % on two blobs and
   12 % on three where $A$ is weak.
 - *Divergence, weighted divergence*: that of Laplace's approximation. It is fair
   where the posterior has one mode, much too small where it has several, and means
-  nothing near MAP's jump.
+  nothing near MAP's jump. For a nonlinear problem it is multiplied by $B^*$
+  {{eq}}`eq-nonlinear-bars`.
 - *Log-determinant*: good for $A = I$ and small noise. In a weak direction it was
   three times too small without the metric $W$; with it, right within a tenth on two
   blobs, and a fifth too wide on three.

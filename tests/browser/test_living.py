@@ -258,6 +258,7 @@ def test_mouse_finger_and_key_move_the_point(living, size):
     start, (x, y) = coordinates(page), grip(page)
     unit = page.locator(".living .frame").first.bounding_box()["width"] / 400
 
+    page.keyboard.press("Control+A")  # what is selected must not be dragged in place of the point
     drag(page.mouse, (x, y), (x + 60 * unit, y))
     dragged = coordinates(page)
     assert dragged[0] > start[0] + 0.5

@@ -61,8 +61,8 @@
       const clear = Math.max(errors.findLastIndex((error) => error > 1e-12), 0); // of rounding
       const times = (bounds[clear] / errors[clear]).toFixed(0);
       const off = norm(sum(covariance, scaled(-1, exact)).flat()) / norm(exact.flat());
-      const safe = by.filter((how) => how !== "Newton" && how !== "start").length;
-      const helped = safe ? `, ${safe} of them a quarter of Newton's, or plain` : "";
+      const count = (kind) => by.filter((how) => how === kind).length;
+      const helped = ["a quarter of Newton's", "plain"].filter(count).map((kind) => `, ${count(kind)} of them ${kind}`).join("");
       return [
         ["cross", "ink", `datum z = ${pair(point)}; the steps begin at z/c = ${pair(start)}`],
         ["plus", "ink", `the network's answer ${pair(answer)}; the exact posterior mean is ${pair(mean)}`],

@@ -63,7 +63,7 @@
 
     stages: ({ box, window }) => [
       new Living.Stage(box, { xlabel: "x₁", ylabel: "x₂", title: "a point and a circle" }),
-      new Living.Stage(window, { xlabel: "z₁", ylabel: "z₂", title: "where they go, to first order" }),
+      new Living.Stage(window, { xlabel: "z₁", ylabel: "z₂", title: "where they go (ellipses: to first order)" }),
       new Living.Stage([...SHOWN.map(scale), 0, 3], {
         xlabel: "stretching (logarithmic)", title: "asked for, allowed, done", height: 90, yticks: [],
         xticks: [0.03, 0.1, 0.3, 1, 3, 10].map((value) => [scale(value), String(value)]),
@@ -83,10 +83,12 @@
       const folds = (x) => det(ASKED.ideal(mixture, x, noise).jacobian) < 0;
       if (nets[chosen].asked === "ideal")
         lattice.flat().filter(folds).forEach((x) => left.dot(x, "speck", "two thick"));
-      // A quarter of the circle is thick: it tells which way round an image runs.
+      // A quarter of the circle is thick and ends in a dot: it tells which way round an image runs.
       const ring = (stage, centre, matrix, style, thick) => {
         stage.line(ellipse(centre, scaled(RADIUS, matrix)), style);
-        stage.line(ellipse(centre, scaled(RADIUS, matrix), 0.25), thick);
+        const quarter = ellipse(centre, scaled(RADIUS, matrix), 0.25);
+        stage.line(quarter, thick);
+        stage.dot(quarter.at(-1), "disc", thick);
       };
       ring(left, point, identity, "one", "one thick");
       left.dot(point, "cross", "ink");

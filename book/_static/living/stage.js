@@ -121,6 +121,8 @@
         ];
       };
       // Chromium ignores touch-action on a part of an SVG: without this a finger scrolls the page.
+      // A selected label would be dragged in place of the point.
+      this.element.addEventListener("mousedown", (event) => event.preventDefault());
       this.grip.addEventListener("touchstart", (event) => event.preventDefault(), { passive: false });
       this.grip.addEventListener("pointerdown", (event) => this.grip.setPointerCapture(event.pointerId));
       const follow = (event) => {
