@@ -120,9 +120,9 @@
           this.top - (this.top - this.bottom) * inside(v),
         ];
       };
-      // Chromium ignores touch-action on a part of an SVG: without this a finger scrolls the page.
       // A selected label would be dragged in place of the point.
       this.element.addEventListener("mousedown", (event) => event.preventDefault());
+      // Chromium ignores touch-action on a part of an SVG: without this a finger scrolls the page.
       this.grip.addEventListener("touchstart", (event) => event.preventDefault(), { passive: false });
       this.grip.addEventListener("pointerdown", (event) => this.grip.setPointerCapture(event.pointerId));
       const follow = (event) => {
