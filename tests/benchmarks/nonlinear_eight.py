@@ -17,7 +17,6 @@ from tests.benchmarks.nonlinear import (
     DATA,
     GENERATED,
     SEEDS,
-    STEPS,
     data,
     distance,
     gaussian,
@@ -110,7 +109,7 @@ def eight_table() -> list[str]:
     }
     centre, found = means(problem, prior, y, top), {}
     for (name, objective), bound in product(objectives.items(), BOUNDS):
-        options = {"lipschitz": bound, "steps": STEPS // 2}
+        options = {"lipschitz": bound, "steps": 1200}
         nets = [trained(objective, prior, problem, seed, **options) for seed in SEEDS]
         rows = [[distance(net.inverse(z), w) for w in (top, centre)] for net in nets]
         found[name, bound] = span(rows)
