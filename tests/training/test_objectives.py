@@ -62,20 +62,25 @@ def test_each_loss_is_its_formula(batch, metric, conditional_mean, weight):
     torch.testing.assert_close(divergence(net, x, z), data - delta_hat_squared * trace)
 
 
-def test_reconstruction_is_the_error_of_the_inverse_at_the_noisy_data(batch):
+@pytest.mark.parametrize("metric", [None, METRIC])
+def test_reconstruction_is_the_error_of_the_inverse_at_the_noisy_data(batch, metric):
     net, _, x, z = batch
-    exact = (net.inverse(z, 1e-12) - x).square().sum(1).mean() / 2
-    torch.testing.assert_close(Reconstruction(tol=1e-10)(net, x, z), exact, rtol=1e-8, atol=0)
+    matrix = torch.eye(2).double() if metric is None else metric
+    exact = torch.stack([v @ matrix @ v for v in net.inverse(z, 1e-12) - x]).mean() / 2
+    found = Reconstruction(tol=1e-10, metric=metric)(net, x, z)
+    torch.testing.assert_close(found, exact, rtol=1e-8, atol=0)
 
 
-def test_the_gradient_of_reconstruction_is_that_of_unrolled_iterations(batch):
+@pytest.mark.parametrize("metric", [None, METRIC])
+def test_the_gradient_of_reconstruction_is_that_of_unrolled_iterations(batch, metric):
     net, _, x, z = batch
     parameters = [*net.parameters()]
-    found = torch.autograd.grad(Reconstruction(tol=1e-12)(net, x, z), parameters)
+    found = torch.autograd.grad(Reconstruction(tol=1e-12, metric=metric)(net, x, z), parameters)
     point = z / net.scale
     for _ in range(80):  # 0.6 ** 80 = 2e-18
         point = z / net.scale + net.lipschitz * net.blocks[0](point)
-    loss = (point - x).square().sum(1).mean() / 2
+    matrix = torch.eye(2).double() if metric is None else metric
+    loss = torch.einsum("ni,ij,nj->n", point - x, matrix, point - x).mean() / 2
     for ours, theirs in zip(found, torch.autograd.grad(loss, parameters), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-11)
         assert theirs.abs().max() > 0
@@ -307,6 +312,8 @@ def test_what_the_measurement_does_not_see_changes_no_loss(generator):
         (lambda p: Divergence(p, weight=0.0), "weight must be finite and > 0, got 0"),
         (lambda p: LogDeterminant(p, weight=-1.0), "weight must be finite and > 0, got -1"),
         (lambda _: Reconstruction(tol=0.0), "tol must be finite and > 0, got 0"),
+        (lambda _: Reconstruction(metric=-METRIC), "metric must be symmetric positive definite"),
+        (lambda _: Reconstruction(metric=METRIC[:1]), r"metric must be a matrix of shape \(1, 1\)"),
         (lambda p: posterior_metric(p, -METRIC), "covariance must be symmetric positive definite"),
         (lambda p: posterior_metric(p, METRIC, weight=0.0), "weight must be finite and > 0"),
     ],
@@ -339,6 +346,19 @@ def test_samples_that_do_not_fit_are_named(batch, z, message, conditional_mean):
     ):
         with pytest.raises(ValueError, match=message):
             objective(net, x, z)
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        (torch.eye(3).double(), r"x must have shape \(\*, 3\)"),
+        (torch.eye(2), "x must have dtype torch.float32, got torch.float64"),
+    ],
+)
+def test_a_metric_of_other_points_is_named(batch, metric, message):
+    net, _, x, z = batch
+    with pytest.raises(ValueError, match=message):
+        Reconstruction(metric=metric)(net, x, z)
 
 
 def test_no_samples_are_named(batch):

@@ -12,7 +12,14 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from invbayes._checks import check_fits, check_flag, check_instance, check_positive
+from invbayes._checks import (
+    check_definite,
+    check_fits,
+    check_flag,
+    check_instance,
+    check_matrix,
+    check_positive,
+)
 from invbayes.bayes.inverse_problem import InverseProblem, matched_weight
 from invbayes.networks.iresnet import InvertibleResNet
 from invbayes.training.metrics import check_metric
@@ -25,25 +32,31 @@ Objective = Callable[[InvertibleResNet, Tensor, Tensor], Tensor]
 class Reconstruction:
     r"""The mean squared error of the inverse,
 
-    .. math:: \min_\varphi\; \tfrac12\, \mathbb{E}\, \|\varphi^{-1}(z) - x\|^2
-        \qquad\Rightarrow\qquad \varphi^{-1} = x_{\mathrm{PM}}.
+    .. math:: \min_\varphi\; \tfrac12\, \mathbb{E}\, \|\varphi^{-1}(z) - x\|_M^2
+        \qquad\Rightarrow\qquad \varphi^{-1} = x_{\mathrm{PM}},
 
-    The gradient goes through the inverse implicitly (`fixed_point`), which starts from the true x.
+    whatever the metric M. It says which errors a training that is not at its end mends first: with
+    the inverse of `posterior_metric` they are measured in posterior deviations, so that a direction
+    that the data hardly see does not outweigh the others. The gradient goes through the inverse
+    implicitly (`fixed_point`), which starts from the true x.
 
     Args:
         tol: the largest error of the inverse, in the units of x; well below the expected error
             of the reconstruction, since the search starts from the truth. Several blocks in single
             precision cannot reach 1e-3; the error says what they can.
+        metric: M, symmetric positive definite ``(d, d)``, d the entries of a point; the identity
+            by default.
 
     Call:
         ``objective(net, x, z)`` for samples x and *noisy* normal data z, both ``(n, *shape)``,
         gives the loss, a number.
 
     Raises:
-        ValueError: if the tolerance is not above zero.
+        ValueError: if the tolerance is not above zero, or the metric does not fit the samples or
+            is not symmetric positive definite.
         NotConverged: as `InvertibleResNet.inverse` does.
 
-    Source: arXiv 2307.10431; Figure 1 b of arXiv 2510.26704.
+    Source: arXiv 2307.10431; Figure 1 b of arXiv 2510.26704; the metric: chapter 8 of the book.
 
     Example:
         >>> import torch
@@ -53,14 +66,27 @@ class Reconstruction:
     """
 
     tol: float = 1e-3
+    metric: Tensor | None = None
 
     def __post_init__(self) -> None:
         check_positive("tol", self.tol)
+        if self.metric is not None:
+            check_matrix("metric", self.metric, None)
+            check_definite("metric", self.metric, len(self.metric))
 
     def __call__(self, net: InvertibleResNet, x: Tensor, z: Tensor) -> Tensor:
         """The loss of a batch, a number."""
         check_samples(x, z)
-        return (net.inverse(z, self.tol, start=x) - x).flatten(1).square().sum(-1).mean() / 2
+        if self.metric is not None:
+            check_fits("x", x.flatten(1), (len(self.metric),), like=self.metric)
+        return half_square(net.inverse(z, self.tol, start=x) - x, self.metric)
+
+
+def half_square(misfits: Tensor, metric: Tensor | None) -> Tensor:
+    r""":math:`\tfrac12 \mathbb{E} \|v\|_M^2` for misfits v ``(n, *shape)``, a number."""
+    rows = misfits.flatten(1)
+    weighted = rows if metric is None else rows @ metric
+    return (rows * weighted).sum(-1).mean() / 2
 
 
 def check_samples(x: Tensor, z: Tensor) -> None:
@@ -124,9 +150,7 @@ class Approximation:
         r""":math:`\tfrac12 \mathbb{E} \|\varphi(x) - z\|_M^2` for values φ(x), a number."""
         check_samples(x, z)
         target = self.problem.mean_normal_data(x) if self.conditional_mean else z
-        misfit = (value - target).flatten(1)
-        weighted = misfit if self.metric is None else misfit @ self.metric
-        return (misfit * weighted).sum(-1).mean() / 2
+        return half_square(value - target, self.metric)
 
 
 @dataclass(frozen=True, eq=False)
