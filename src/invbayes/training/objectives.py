@@ -35,16 +35,16 @@ class Reconstruction:
     .. math:: \min_\varphi\; \tfrac12\, \mathbb{E}\, \|\varphi^{-1}(z) - x\|_M^2
         \qquad\Rightarrow\qquad \varphi^{-1} = x_{\mathrm{PM}},
 
-    whatever the metric M. It says which errors a training that is not at its end mends first: with
-    the inverse of `posterior_metric` they are measured in posterior deviations, so that a direction
-    that the data hardly see does not outweigh the others. The gradient goes through the inverse
-    implicitly (`fixed_point`), which starts from the true x.
+    whatever the metric M. It decides how the errors are shared out that finite steps and networks
+    leave: the inverse of `posterior_metric` measures them in posterior deviations (for a Gaussian
+    prior, but for a factor), so that a direction that the data hardly see does not dominate. The
+    gradient goes through the inverse implicitly (`fixed_point`), which starts from the true x.
 
     Args:
-        tol: the largest error of the inverse, in the units of x; well below the expected error
+        tol: the largest error of the inverse, in the units of x, not in M; well below the expected error
             of the reconstruction, since the search starts from the truth. Several blocks in single
             precision cannot reach 1e-3; the error says what they can.
-        metric: M, symmetric positive definite ``(d, d)``, d the entries of a point; the identity
+        metric: M, symmetric positive definite ``(d, d)``, d the number of a point's entries; the identity
             by default.
 
     Call:
