@@ -1,7 +1,7 @@
 """One denoiser for photographs and every operator, as a table: run by `make bench`.
 
-Networks of chapter 10's kind, steeper ones, and such whose penalty may be less than convex: four to
-seven minutes each on a quiet core, two at a time; trained networks are kept in ``.bench``. Writes
+Networks of chapter 10's kind, steeper ones, and such whose penalty may be less than convex: up to
+nine minutes each on a quiet core, two at a time; trained networks are kept in ``.bench``. Writes
 ``book/_generated/images_*.md``, which chapter 10 shows.
 """
 
