@@ -57,6 +57,7 @@ from invbayes.networks.stochastic import (
     log_det_series,
     truncation_bound,
 )
+from invbayes.networks.weakly_convex import WeaklyConvexRidge
 from invbayes.progress import progress_bar
 from invbayes.training.fitting import fit
 from invbayes.training.heat_step import HeatStep
@@ -123,6 +124,7 @@ __all__ = [
     "TrainingRecord",
     "Trajectory",
     "UnbiasedRisk",
+    "WeaklyConvexRidge",
     "WeightedDivergence",
     "amplification",
     "concavity_defect",

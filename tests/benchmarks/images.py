@@ -33,13 +33,16 @@ KINDS = {
     "convex": {"lipschitz": 0.9, "scale": 10.2, "learn_scale": False},
     "steep": {"lipschitz": 0.97, "scale": 34.0, "learn_scale": False},
     "free": {"lipschitz": 0.99, "scale": 4.0},
+    "falling": {"lipschitz": 0.98, "scale": 1 / (1 - 0.98 * 7 / 9), "learn_scale": False},
 }
+BLOCKS = {"falling": ib.WeaklyConvexRidge}  # all others are ridge blocks
 START = {  # shares and sharpnesses
     "convex": {"share": 0.999, "sharpness": 12.0},
     "steep": {"share": 0.999, "sharpness": 12.0},
     "free": {"share": 0.88, "sharpness": 6.0},
+    "falling": {"share": 0.5, "sharpness": 6.0},
 }
-SEEDS = {"convex": range(1), "steep": range(3), "free": range(3)}
+SEEDS = {"convex": range(1), "steep": range(3), "free": range(3), "falling": range(3)}
 DRAWS = 5
 STEPS, CROP, BATCH, PLAIN_SECONDS = 3000, 48, 2, 300
 RAYS = tomograph(128, angles=30).astype("float32")
@@ -70,7 +73,8 @@ def denoiser(kind: str, seed: int) -> ib.InvertibleResNet:
     if path.exists():
         return ib.load_network(path).requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
-    block = ib.Ridge((1, None, None), 24, 5, **START[kind], generator=generator)
+    make = BLOCKS.get(kind, ib.Ridge)
+    block = make((1, None, None), 24, 5, **START[kind], generator=generator)
     net = ib.InvertibleResNet(block, **KINDS[kind])
     problem = ib.LinearProblem(torch.clone, 1.0, shape=(1, CROP, CROP))
     sampler = ib.random_crops(training_pictures(), problem)

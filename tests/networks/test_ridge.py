@@ -17,6 +17,7 @@ from invbayes import (
     LipschitzDense,
     NotConverged,
     Ridge,
+    WeaklyConvexRidge,
     line_integral,
     load_network,
     posterior_variance,
@@ -27,10 +28,10 @@ from invbayes.networks import inversion, steps
 DOUBLE = torch.float64
 
 
-def made(shape, filters, kernel=None, seed=0, spread=1.0):
+def made(shape, filters, kernel=None, seed=0, spread=1.0, kind=Ridge):
     """A block with every parameter random, in double precision."""
     generator = torch.Generator().manual_seed(seed)
-    block = Ridge(shape, filters, kernel, generator=generator).double()
+    block = kind(shape, filters, kernel, generator=generator).double()
     with torch.no_grad():
         for parameter in block.parameters():
             parameter.add_(spread * torch.randn(parameter.shape, generator=generator))
@@ -47,6 +48,8 @@ CASES = [
     ((2, None, None), 3, 4, (2, 4, 5)),
 ]
 EACH = pytest.mark.parametrize(("shape", "filters", "kernel", "size"), CASES)
+KINDS = (Ridge, WeaklyConvexRidge)
+EACH_KIND = pytest.mark.parametrize("kind", KINDS)
 
 
 def dense_weight(block, size):
@@ -64,12 +67,22 @@ def dense_weight(block, size):
     return matrix.reshape(filters * height * width, -1)
 
 
+def profile(kind, b, share, sharp):
+    """σ(b) and σ'(b) as the docstrings write them, and γ."""
+    b = b.detach().requires_grad_()
+    root = (1 + (sharp * b) ** 2).sqrt()
+    rest, gamma = ((1 - share) * b, 1) if kind is Ridge else ((1 - share) * b / root, 7 / 9)
+    bent = rest + share * b / (root if kind is Ridge else root**2)
+    return bent.detach(), torch.autograd.grad(bent.sum(), b)[0], gamma
+
+
 @EACH
-def test_value_and_jacobian_are_those_of_the_equation(shape, filters, kernel, size, generator):
-    block, x = (
-        made(shape, filters, kernel),
-        torch.randn(3, *size, generator=generator, dtype=DOUBLE),
-    )
+@EACH_KIND
+def test_value_and_jacobian_are_those_of_the_equation(
+    kind, shape, filters, kernel, size, generator
+):
+    block = made(shape, filters, kernel, kind=kind)
+    x = torch.randn(3, *size, generator=generator, dtype=DOUBLE)
     matrix = dense_weight(block, size)
     repeats = len(matrix) // filters
     bias, share, sharp = (
@@ -77,10 +90,10 @@ def test_value_and_jacobian_are_those_of_the_equation(shape, filters, kernel, si
         for p in (block.bias, block.share_logit.sigmoid(), block.log_sharpness.exp())
     )
     b = x.flatten(1) @ matrix.mT + bias
-    bent = (1 - share) * b + share * b / (1 + (sharp * b) ** 2).sqrt()
-    slope = (1 - share) + share * (1 + (sharp * b) ** 2) ** -1.5
-    value = x.flatten(1) - 2 * bent @ matrix
-    jacobian = torch.eye(value.shape[1]).double() - 2 * (matrix.mT * slope[:, None]) @ matrix
+    bent, slope, gamma = profile(kind, b, share, sharp)
+    value = gamma * x.flatten(1) - (1 + gamma) * bent @ matrix
+    inner = (matrix.mT * slope[:, None]) @ matrix
+    jacobian = gamma * torch.eye(value.shape[1]).double() - (1 + gamma) * inner
     torch.testing.assert_close(block(x).flatten(1), value)
     torch.testing.assert_close(block.with_jacobian(x)[1], jacobian)
     torch.testing.assert_close(Block.with_jacobian(block, x)[1], jacobian)
@@ -93,11 +106,12 @@ def test_value_and_jacobian_are_those_of_the_equation(shape, filters, kernel, si
 
 
 @EACH
-def test_the_divergence_is_the_trace_and_trains_as_it(shape, filters, kernel, size, generator):
-    block, x = (
-        made(shape, filters, kernel),
-        torch.randn(3, *size, generator=generator, dtype=DOUBLE),
-    )
+@EACH_KIND
+def test_the_divergence_is_the_trace_and_trains_as_it(
+    kind, shape, filters, kernel, size, generator
+):
+    block = made(shape, filters, kernel, kind=kind)
+    x = torch.randn(3, *size, generator=generator, dtype=DOUBLE)
     value, divergence = block.with_divergence(x)
     torch.testing.assert_close(value, block(x))
     expected = Block.with_divergence(block, x)[1]
@@ -108,11 +122,16 @@ def test_the_divergence_is_the_trace_and_trains_as_it(shape, filters, kernel, si
         torch.testing.assert_close(a, b)
 
 
-@given(seed=st.integers(0, 10_000), spread=st.floats(0.1, 5), case=st.sampled_from(CASES))
-@settings(max_examples=40, deadline=None)
-def test_it_never_stretches_whatever_the_parameters_are(seed, spread, case):
+@given(
+    seed=st.integers(0, 10_000),
+    spread=st.floats(0.1, 5),
+    case=st.sampled_from(CASES),
+    kind=st.sampled_from(KINDS),
+)
+@settings(max_examples=60, deadline=None)
+def test_it_never_stretches_whatever_the_parameters_are(seed, spread, case, kind):
     shape, filters, kernel, size = case
-    block = made(shape, filters, kernel, seed, spread)
+    block = made(shape, filters, kernel, seed, spread, kind)
     x = torch.randn(2, *size, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE)
     curvatures = torch.linalg.eigvalsh(block.with_jacobian(x)[1])
     assert curvatures.abs().max() <= 1 + 1e-12
@@ -121,8 +140,9 @@ def test_it_never_stretches_whatever_the_parameters_are(seed, spread, case):
 
 
 @EACH
-def test_the_potential_has_the_value_as_gradient(shape, filters, kernel, size, generator):
-    net = network(made(shape, filters, kernel))
+@EACH_KIND
+def test_the_potential_has_the_value_as_gradient(kind, shape, filters, kernel, size, generator):
+    net = network(made(shape, filters, kernel, kind=kind))
     x = torch.randn(3, *size, generator=generator, dtype=DOUBLE).requires_grad_()
     (gradient,) = torch.autograd.grad(net.potential(x).sum(), x)
     torch.testing.assert_close(gradient, net(x))
@@ -234,8 +254,9 @@ def test_the_mode_is_found_without_a_jacobian(generator, monkeypatch):
     assert caught.value.point.shape == (1, *z.shape)
 
 
-def test_it_is_saved_and_loaded(tmp_path, generator):
-    net = network(made((2, None, None), 3, 4))
+@EACH_KIND
+def test_it_is_saved_and_loaded(kind, tmp_path, generator):
+    net = network(made((2, None, None), 3, 4, kind=kind))
     save_network(net, tmp_path / "net.pt")
     x = torch.randn(2, 2, 6, 7, generator=generator, dtype=DOUBLE)
     assert torch.equal(load_network(tmp_path / "net.pt")(x), net(x))

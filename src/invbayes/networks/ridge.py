@@ -19,13 +19,17 @@ from invbayes.networks.dense import unit_spectral_norm
 
 @dataclass(frozen=True)
 class RidgeMap:
-    """A ridge block with given weights: the formulas, apart from the parameters."""
+    r"""A ridge block with given weights, :math:`g(x) = \gamma x - (1 + \gamma)\, W^\top \sigma(W x + b)`.
+
+    The slopes of σ lie in :math:`[-(1 - \gamma) / (1 + \gamma),\, 1]`; a subclass brings another σ.
+    """
 
     weight: Tensor
     bias: Tensor
     share: Tensor
     sharpness: Tensor
     is_gradient = True
+    gamma = 1.0
 
     def analyse(self, x: Tensor) -> Tensor:
         """W x: ``(n, filters)``, or ``(n, filters, height, width)``."""
@@ -45,12 +49,12 @@ class RidgeMap:
         return self._along(self._bent(x)[1])
 
     def with_divergence(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        r"""g(x) and its divergence :math:`d - 2 \sum_j \sigma_j'(b_j) \|w_j\|^2`, shape ``(n,)``."""
+        """g(x) and its divergence, shape ``(n,)``."""
         b, root = self._bent(x)
         value = self._value(x, b, root)
         rows = self.weight.square().flatten(1).sum(1)
         slopes = self._slope(root).flatten(2).sum(2) if b.ndim > 2 else self._slope(root)
-        return value, x.shape[1:].numel() - 2 * slopes @ rows
+        return value, self.gamma * x.shape[1:].numel() - (1 + self.gamma) * slopes @ rows
 
     def with_jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """g(x) and its Jacobian ``(n, d, d)``."""
@@ -61,11 +65,10 @@ class RidgeMap:
         return self._value(x, b, root), rows.flatten(2).transpose(0, 1)
 
     def potential(self, x: Tensor) -> Tensor:
-        r"""G(x) with ∇G = g: :math:`\tfrac12 \|x\|^2 - 2 \sum_j S_j(b_j)`, shape ``(n,)``."""
+        """G(x) with ∇G = g, shape ``(n,)``."""
         b, root = self._bent(x)
-        # (√(1 + s²b²) − 1) / s² without cancellation.
-        bent = (1 - self.share) / 2 * b**2 + self.share * b**2 / (root + 1)
-        return (x**2).flatten(1).sum(1) / 2 - 2 * bent.flatten(1).sum(1)
+        bent = self._antiderivative(b, root).flatten(1).sum(1)
+        return self.gamma * (x**2).flatten(1).sum(1) / 2 - (1 + self.gamma) * bent
 
     def _bent(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """b = W x + bias, and √(1 + (s b)²)."""
@@ -73,17 +76,26 @@ class RidgeMap:
         return b, torch.sqrt(1 + (self.sharpness * b) ** 2)
 
     def _value(self, x: Tensor, b: Tensor, root: Tensor) -> Tensor:
-        """x − 2 Wᵀ σ(b)."""
-        return x - 2 * self.synthesise((1 - self.share + self.share / root) * b)
+        """g(x), with σ(b) = (`_secant`) b."""
+        pulled = self.synthesise(self._secant(root) * b)
+        return self.gamma * x - (1 + self.gamma) * pulled
 
     def _along(self, root: Tensor) -> Callable[[Tensor], Tensor]:
-        """v ↦ v − 2 Wᵀ σ'(b) W v."""
-        twice = 2 * self._slope(root)
-        return lambda v: v - self.synthesise(twice * self.analyse(v))
+        """v ↦ Dg(x) v."""
+        slope = (1 + self.gamma) * self._slope(root)
+        return lambda v: self.gamma * v - self.synthesise(slope * self.analyse(v))
+
+    def _secant(self, root: Tensor) -> Tensor:
+        """σ(b) / b."""
+        return 1 - self.share + self.share / root
 
     def _slope(self, root: Tensor) -> Tensor:
         """σ'(b), in (0, 1]."""
         return 1 - self.share + self.share / root**3
+
+    def _antiderivative(self, b: Tensor, root: Tensor) -> Tensor:
+        """S(b); (√(1 + s²b²) − 1) / s² without cancellation."""
+        return (1 - self.share) / 2 * b**2 + self.share * b**2 / (root + 1)
 
 
 class Ridge(Block):
@@ -171,14 +183,16 @@ class Ridge(Block):
         return unit_spectral_norm(self.raw) if self.raw.ndim == 2 else unit_convolution(self.raw)
 
     def lipschitz_bound(self) -> float:
-        """One: the slopes lie in [0, 1] and ‖W‖ ≤ 1."""
+        """One: the slopes of σ stay in their range, and ‖W‖ ≤ 1."""
         return 1.0
 
     def prepared(self) -> RidgeMap:
         """The block with its weight normalised once, with its graph."""
-        return RidgeMap(
-            self.weight, self.bias, self.share_logit.sigmoid(), self.log_sharpness.exp()
-        )
+        return RidgeMap(*self._parts())
+
+    def _parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """W, b, the shares and the sharpnesses."""
+        return self.weight, self.bias, self.share_logit.sigmoid(), self.log_sharpness.exp()
 
     def forward(self, x: Tensor) -> Tensor:
         """g(x) for points ``(n, *shape)``."""
@@ -189,7 +203,7 @@ class Ridge(Block):
         return self._ready(x).linearised(x)
 
     def with_divergence(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        r"""g(x) and its divergence :math:`d - 2 \sum_j \sigma_j'(b_j) \|w_j\|^2`, shape ``(n,)``."""
+        """g(x) and its divergence, shape ``(n,)``, in closed form."""
         return self._ready(x).with_divergence(x)
 
     def with_jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -197,7 +211,7 @@ class Ridge(Block):
         return self._ready(x).with_jacobian(x)
 
     def potential(self, x: Tensor) -> Tensor:
-        r"""G(x) with ∇G = g: :math:`\tfrac12 \|x\|^2 - 2 \sum_j S_j((W x + b)_j)`, shape ``(n,)``."""
+        """G(x) with ∇G = g, shape ``(n,)``, in closed form."""
         return self._ready(x).potential(x)
 
     def _ready(self, x: Tensor) -> RidgeMap:

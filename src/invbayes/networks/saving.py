@@ -15,8 +15,10 @@ from invbayes.networks.convolutional import LipschitzConvolutional
 from invbayes.networks.dense import LipschitzDense
 from invbayes.networks.iresnet import InvertibleResNet
 from invbayes.networks.ridge import Ridge
+from invbayes.networks.weakly_convex import WeaklyConvexRidge
 
 FORMAT, VERSION = "invbayes.InvertibleResNet", 1
+OWN = (LipschitzDense, LipschitzConvolutional, Ridge, WeaklyConvexRidge)
 
 
 def save_network(net: InvertibleResNet, path: str | PathLike[str]) -> None:
@@ -98,7 +100,7 @@ def load_network(
     for cls in blocks:
         if not isinstance(cls, type):
             raise ValueError(f"blocks must hold classes, got an instance of {type(cls).__name__}")
-    known = {cls.__name__: cls for cls in (LipschitzDense, LipschitzConvolutional, Ridge, *blocks)}
+    known = {cls.__name__: cls for cls in (*OWN, *blocks)}
     unknown = {part["block"] for part in content["blocks"]} - known.keys()
     if unknown:
         raise ValueError(f"blocks must hold the classes of this file's blocks, {sorted(unknown)}")

@@ -1,0 +1,63 @@
+"""The weakly convex ridge block: what it has beyond what it shares with the ridge block.
+
+Value, Jacobian, divergence, bound and potential are tested with those of the ridge block.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from invbayes import InvertibleResNet, LearnedPosterior, LinearProblem, WeaklyConvexRidge
+
+DOUBLE = torch.float64
+
+
+def one_answer(share):
+    """A weakly convex block on the line with w = 1, b = 0 and s = 2."""
+    block = WeaklyConvexRidge((1,), 1, share=share, sharpness=2.0).double()
+    with torch.no_grad():
+        block.raw.fill_(1.0)
+    return block
+
+
+def test_the_range_of_the_weakly_convex_slopes_is_used_to_both_ends():
+    """σ' is one at zero and, for a share near one, −1/8 at s b = √3; so Dg is −1 and 1 there."""
+    x = torch.tensor([[0.0], [3**0.5 / 2]], dtype=DOUBLE)
+    slopes = one_answer(1 - 1e-6).with_jacobian(x)[1].flatten()
+    torch.testing.assert_close(slopes, torch.tensor([-1.0, 1.0]).double(), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
+def test_the_weakly_convex_penalty_is_never_negative_and_keeps_its_digits(share):
+    """S(b) is b²/2 for small b and a log(s b)/s² + (1 − a) |b|/s, nearly, for large ones."""
+    x = torch.tensor([[1e-7], [1e7]], dtype=DOUBLE)
+    small, large = (7 / 18 * x.square().sum(1) - one_answer(share).potential(x)) * 9 / 16
+    assert small.item() == pytest.approx(0.5e-14, rel=1e-6)
+    straight = (1 - share) * (2e7 - 1) / 4
+    assert large.item() == pytest.approx(share * math.log(2e7) / 4 + straight, rel=0.02)
+
+
+@given(seed=st.integers(0, 10_000), size=st.floats(0.1, 30))
+@settings(max_examples=40, deadline=None)
+def test_with_its_scale_the_weakly_convex_energy_is_bounded_below_for_every_operator(seed, size):
+    """φ(x) = x + ∇R(x) with R ≥ 0: also on a flat picture, and where the operator sees nothing."""
+    generator = torch.Generator().manual_seed(seed)
+    block = WeaklyConvexRidge((1, None, None), 4, 3, generator=generator)
+    with torch.no_grad():
+        for parameter in block.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator))
+    net = InvertibleResNet(block, lipschitz=0.98, scale=1 / (1 - 0.98 * 7 / 9)).double()
+    x = size * torch.randn(3, 1, 6, 5, generator=generator, dtype=DOUBLE)
+    penalty = net.potential(x) - x.square().flatten(1).sum(1) / 2
+    assert (penalty >= 0).all()
+    blind = LinearProblem(torch.zeros_like, 1.0, shape=(1, 6, 5), dtype=DOUBLE)
+    learned = LearnedPosterior(net, blind, trained_at=1.0)
+    z = torch.zeros_like(x)
+    found = learned.energy(x, z, origin=torch.zeros_like(x[0]))
+    start = net.potential(torch.zeros_like(x[:1]))
+    torch.testing.assert_close(found, penalty - start)
