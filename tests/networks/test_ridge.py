@@ -69,10 +69,11 @@ def dense_weight(block, size):
 
 def profile(kind, b, share, sharp):
     """σ(b) and σ'(b) as the docstrings write them, and γ."""
-    b = b.detach().requires_grad_()
-    root = (1 + (sharp * b) ** 2).sqrt()
-    rest, gamma = ((1 - share) * b, 1) if kind is Ridge else ((1 - share) * b / root, 7 / 9)
-    bent = rest + share * b / (root if kind is Ridge else root**2)
+    b, pace = b.detach().requires_grad_(), share / 32
+    saturated = b / (1 + (sharp * b) ** 2).sqrt()
+    bent, gamma = (1 - share) * b + share * saturated, 1
+    if kind is WeaklyConvexRidge:
+        bent, gamma = saturated - pace * b / (1 + (pace * sharp * b) ** 2).sqrt(), 31 / 33
     return bent.detach(), torch.autograd.grad(bent.sum(), b)[0], gamma
 
 

@@ -5,8 +5,6 @@ Value, Jacobian, divergence, bound and potential are tested with those of the ri
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -25,21 +23,22 @@ def one_answer(share):
     return block
 
 
-def test_the_range_of_the_weakly_convex_slopes_is_used_to_both_ends():
-    """σ' is one at zero and, for a share near one, −1/8 at s b = √3; so Dg is −1 and 1 there."""
-    x = torch.tensor([[0.0], [3**0.5 / 2]], dtype=DOUBLE)
+def test_the_range_of_the_weakly_convex_slopes_is_used():
+    """For a share near one σ' is 31/32 at zero, and near −1/32 where the rise is over."""
+    x = torch.tensor([[0.0], [6.0]], dtype=DOUBLE)
     slopes = one_answer(1 - 1e-6).with_jacobian(x)[1].flatten()
-    torch.testing.assert_close(slopes, torch.tensor([-1.0, 1.0]).double(), atol=1e-5, rtol=0)
+    assert slopes[0].item() == pytest.approx((31 - 64 * 31 / 32) / 33, abs=1e-5)
+    assert 0.97 < slopes[1].item() < 1
 
 
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
-def test_the_weakly_convex_penalty_is_never_negative_and_keeps_its_digits(share):
-    """S(b) is b²/2 for small b and a log(s b)/s² + (1 − a) |b|/s, nearly, for large ones."""
+def test_the_weakly_convex_penalty_keeps_its_digits_and_ends_at_its_limit(share):
+    """S(b) is (1 − κ) b²/2 for small b, and (1 − κ) / (κ s²) for large ones."""
     x = torch.tensor([[1e-7], [1e7]], dtype=DOUBLE)
-    small, large = (7 / 18 * x.square().sum(1) - one_answer(share).potential(x)) * 9 / 16
-    assert small.item() == pytest.approx(0.5e-14, rel=1e-6)
-    straight = (1 - share) * (2e7 - 1) / 4
-    assert large.item() == pytest.approx(share * math.log(2e7) / 4 + straight, rel=0.02)
+    pace = share / 32
+    small, large = (31 / 66 * x.square().sum(1) - one_answer(share).potential(x)) * 33 / 64
+    assert small.item() == pytest.approx((1 - pace) * 0.5e-14, rel=1e-6)
+    assert large.item() == pytest.approx((1 / pace - 1) / 4, rel=0.02)
 
 
 @given(seed=st.integers(0, 10_000), size=st.floats(0.1, 30))
@@ -51,7 +50,7 @@ def test_with_its_scale_the_weakly_convex_energy_is_bounded_below_for_every_oper
     with torch.no_grad():
         for parameter in block.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator))
-    net = InvertibleResNet(block, lipschitz=0.98, scale=1 / (1 - 0.98 * 7 / 9)).double()
+    net = InvertibleResNet(block, lipschitz=0.98, scale=1 / (1 - 0.98 * 31 / 33)).double()
     x = size * torch.randn(3, 1, 6, 5, generator=generator, dtype=DOUBLE)
     penalty = net.potential(x) - x.square().flatten(1).sum(1) / 2
     assert (penalty >= 0).all()

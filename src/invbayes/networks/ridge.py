@@ -41,8 +41,8 @@ class RidgeMap:
 
     def __call__(self, x: Tensor) -> Tensor:
         """g(x) for points ``(n, *shape)``."""
-        b, root = self._bent(x)
-        return self._value(x, b, root)
+        b, roots = self._bent(x)
+        return self._value(x, b, roots)
 
     def linearised(self, x: Tensor) -> Callable[[Tensor], Tensor]:
         """The product v ↦ Dg(x) v, whose matrix is symmetric."""
@@ -50,40 +50,44 @@ class RidgeMap:
 
     def with_divergence(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """g(x) and its divergence, shape ``(n,)``."""
-        b, root = self._bent(x)
-        value = self._value(x, b, root)
+        b, roots = self._bent(x)
+        value = self._value(x, b, roots)
         rows = self.weight.square().flatten(1).sum(1)
-        slopes = self._slope(root).flatten(2).sum(2) if b.ndim > 2 else self._slope(root)
+        slopes = self._slope(*roots).flatten(2).sum(2) if b.ndim > 2 else self._slope(*roots)
         return value, self.gamma * x.shape[1:].numel() - (1 + self.gamma) * slopes @ rows
 
     def with_jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """g(x) and its Jacobian ``(n, d, d)``."""
-        b, root = self._bent(x)
-        product = self._along(root)
+        b, roots = self._bent(x)
+        product = self._along(roots)
         units = torch.eye(x.shape[1:].numel()).to(x).reshape(-1, 1, *x.shape[1:])
         rows = torch.func.vmap(lambda unit: product(unit.expand(x.shape)))(units)
-        return self._value(x, b, root), rows.flatten(2).transpose(0, 1)
+        return self._value(x, b, roots), rows.flatten(2).transpose(0, 1)
 
     def potential(self, x: Tensor) -> Tensor:
         """G(x) with ∇G = g, shape ``(n,)``."""
-        b, root = self._bent(x)
-        bent = self._antiderivative(b, root).flatten(1).sum(1)
+        b, roots = self._bent(x)
+        bent = self._antiderivative(b, *roots).flatten(1).sum(1)
         return self.gamma * (x**2).flatten(1).sum(1) / 2 - (1 + self.gamma) * bent
 
-    def _bent(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """b = W x + bias, and √(1 + (s b)²)."""
+    def _bent(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """b = W x + bias, and the roots of which the profile is made."""
         b = self.analyse(x) + self.bias
-        return b, torch.sqrt(1 + (self.sharpness * b) ** 2)
+        return b, self._roots(b)
 
-    def _value(self, x: Tensor, b: Tensor, root: Tensor) -> Tensor:
+    def _value(self, x: Tensor, b: Tensor, roots: tuple[Tensor, ...]) -> Tensor:
         """g(x), with σ(b) = (`_secant`) b."""
-        pulled = self.synthesise(self._secant(root) * b)
+        pulled = self.synthesise(self._secant(*roots) * b)
         return self.gamma * x - (1 + self.gamma) * pulled
 
-    def _along(self, root: Tensor) -> Callable[[Tensor], Tensor]:
+    def _along(self, roots: tuple[Tensor, ...]) -> Callable[[Tensor], Tensor]:
         """v ↦ Dg(x) v."""
-        slope = (1 + self.gamma) * self._slope(root)
+        slope = (1 + self.gamma) * self._slope(*roots)
         return lambda v: self.gamma * v - self.synthesise(slope * self.analyse(v))
+
+    def _roots(self, b: Tensor) -> tuple[Tensor, ...]:
+        """√(1 + (s b)²)."""
+        return (torch.sqrt(1 + (self.sharpness * b) ** 2),)
 
     def _secant(self, root: Tensor) -> Tensor:
         """σ(b) / b."""

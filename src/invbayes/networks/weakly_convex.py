@@ -7,8 +7,7 @@ from torch import Tensor
 
 from invbayes.networks.ridge import Ridge, RidgeMap
 
-# Of the steepest rise: the profile a b / (1 + (s b)²) falls most steeply at s b = √3.
-FALL = 1 / 8
+FALL = 1 / 32  # the steepest fall of a profile; its steepest rise is one
 
 
 class WeaklyConvexMap(RidgeMap):
@@ -16,35 +15,47 @@ class WeaklyConvexMap(RidgeMap):
 
     gamma = (1 - FALL) / (1 + FALL)
 
-    def _secant(self, root: Tensor) -> Tensor:
+    @property
+    def pace(self) -> Tensor:
+        """κ, how fast each profile falls."""
+        return FALL * self.share
+
+    def _roots(self, b: Tensor) -> tuple[Tensor, Tensor]:
+        """√(1 + (s b)²) and √(1 + (κ s b)²)."""
+        steep = (self.sharpness * b) ** 2
+        return torch.sqrt(1 + steep), torch.sqrt(1 + self.pace**2 * steep)
+
+    def _secant(self, rise: Tensor, fall: Tensor) -> Tensor:
         """σ(b) / b."""
-        return self.share / root**2 + (1 - self.share) / root
+        return 1 / rise - self.pace / fall
 
-    def _slope(self, root: Tensor) -> Tensor:
-        """σ'(b), in [−1/8, 1]."""
-        return self.share * (2 - root**2) / root**4 + (1 - self.share) / root**3
+    def _slope(self, rise: Tensor, fall: Tensor) -> Tensor:
+        """σ'(b), in [−1/32, 1]."""
+        return rise**-3 - self.pace * fall**-3
 
-    def _antiderivative(self, b: Tensor, root: Tensor) -> Tensor:
-        """S(b), never negative, without cancellation."""
-        logarithm = torch.log1p((self.sharpness * b) ** 2) / (2 * self.sharpness**2)
-        return self.share * logarithm + (1 - self.share) * b**2 / (root + 1)
+    def _antiderivative(self, b: Tensor, rise: Tensor, fall: Tensor) -> Tensor:
+        """S(b), never negative."""
+        return b**2 * (1 / (rise + 1) - self.pace / (fall + 1))
 
 
 class WeaklyConvexRidge(Ridge):
-    r"""A `Ridge` block whose profiles rise, and may fall back,
+    r"""A `Ridge` block whose profiles rise and fall back,
 
-    .. math:: g(x) = \tfrac79\, x - \tfrac{16}9\, W^\top \sigma(W x + b), \qquad \|W\| \le 1, \quad
-        \sigma_j(b) = \frac{a_j\, b}{1 + (s_j b)^2} + \frac{(1 - a_j)\, b}{\sqrt{1 + (s_j b)^2}},
+    .. math:: g(x) = \tfrac{31}{33}\, x - \tfrac{64}{33}\, W^\top \sigma(W x + b), \quad \|W\| \le 1, \quad
+        \sigma_j(b) = \frac{b}{\sqrt{1 + (s_j b)^2}} - \frac{\kappa_j\, b}{\sqrt{1 + (\kappa_j s_j b)^2}}, \quad
+        \kappa_j = \tfrac{a_j}{32},
 
-    with a learned share a in (0, 1) and sharpness s > 0 for each filter. The slopes of σ lie in
-    [−1/8, 1], so that Dg is symmetric with eigenvalues in [−1, 1]. A network of one such block with
-    the scale :math:`c = 1 / (1 - \tfrac79 L)` is
+    with a learned share a in (0, 1) and sharpness s > 0 for each filter. A profile rises over
+    answers up to 1/s and falls back to zero over those up to 1/(κs). Its slopes lie in [−1/32, 1],
+    so that Dg is symmetric with eigenvalues in [−1, 1]. A network of one such block with the scale
+    :math:`c = 1 / (1 - \tfrac{31}{33} L)` is
 
-    .. math:: \varphi(x) = x + \mu\, W^\top \sigma(W x + b) = x + \nabla R(x), \qquad
-        \mu = \frac{16 L}{9 - 7 L} < 8, \quad R(x) = \mu \sum_j S_j\big((W x + b)_j\big) \ge 0,
+    .. math:: \varphi(x) = x + \nu\, W^\top \sigma(W x + b) = x + \nabla R(x), \qquad
+        \nu = \frac{64 L}{33 - 31 L} < 32, \quad R(x) = \nu \sum_j S_j\big((W x + b)_j\big) \ge 0,
 
-    with the antiderivatives S. R is not convex, but lacks at most μ/8 < 1 for it, so that φ has an
-    inverse; and the energy :math:`\tfrac12 \|A x - y\|^2 + t R(x)` of every operator is bounded below.
+    with the antiderivatives S, which are bounded. R is not convex, but lacks at most ν/32 < 1 for
+    it, so that φ has an inverse; and the energy :math:`\tfrac12 \|A x - y\|^2 + t R(x)` of every
+    operator is never negative.
 
     Args:
         shape, filters, kernel, share, sharpness, generator: as in `Ridge`.
@@ -52,14 +63,14 @@ class WeaklyConvexRidge(Ridge):
     Raises:
         ValueError: as `Ridge` does.
 
-    Source: fields of experts, Roth and Black 2009, whose experts are the logarithms (a = 1); weakly
-    convex ridge regularizers, Goujon, Neumayer and Unser 2024. Chapter 10 of the book.
+    Source: weakly convex ridge regularizers, Goujon, Neumayer and Unser 2024, whose profiles are
+    splines; the profile is ours. Chapter 10 of the book.
 
     Example:
         >>> import torch
         >>> from invbayes import InvertibleResNet
         >>> block = WeaklyConvexRidge((1, None, None), filters=8, kernel=3, share=0.5)
-        >>> net = InvertibleResNet(block, lipschitz=0.9, scale=1 / (1 - 0.7), learn_scale=False)
+        >>> net = InvertibleResNet(block, lipschitz=0.9, scale=1 / (1 - 0.9 * 31 / 33))
         >>> x = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
         >>> penalty = net.potential(x) - x.square().flatten(1).sum(1) / 2
         >>> bool((penalty >= 0).all()), block.lipschitz_bound()
