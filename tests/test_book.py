@@ -49,6 +49,7 @@ FLOORS = [
     "networks.dense",
     "networks.convolutions",
     "networks.ridge",
+    "networks.weakly_convex",
     "networks.convolutional",
     "networks.stochastic",
     "networks.inversion",

@@ -46,8 +46,8 @@ class WeaklyConvexRidge(Ridge):
         \kappa_j = \tfrac{a_j}{32},
 
     with a learned share a in (0, 1) and sharpness s > 0 for each filter. A profile rises over
-    answers up to 1/s and falls back to zero over those up to 1/(κs). Its slopes lie in [−1/32, 1],
-    so that Dg is symmetric with eigenvalues in [−1, 1]. A network of one such block with the scale
+    answers up to 1/s and falls back towards zero: at 1/(κs) 0.3 of its height are left. Its slopes
+    lie in [−1/32, 1], so that Dg is symmetric with eigenvalues in [−1, 1]. A network of one such block with the scale
     :math:`c = 1 / (1 - \tfrac{31}{33} L)` is
 
     .. math:: \varphi(x) = x + \nu\, W^\top \sigma(W x + b) = x + \nabla R(x), \qquad
