@@ -33,7 +33,7 @@ def test_the_range_of_the_weakly_convex_slopes_is_used():
 
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
 def test_the_weakly_convex_penalty_keeps_its_digits_and_ends_at_its_limit(share):
-    """S(b) is (1 − κ) b²/2 for small b, and (1 − κ) / (κ s²) for large ones."""
+    """S(b) is (1 − ρ) b²/2 for small b, and (1 − ρ) / (ρ s²) for large ones."""
     x = torch.tensor([[1e-7], [1e7]], dtype=DOUBLE)
     pace = share / 32
     small, large = (31 / 66 * x.square().sum(1) - one_answer(share).potential(x)) * 33 / 64

@@ -17,11 +17,11 @@ class WeaklyConvexMap(RidgeMap):
 
     @property
     def pace(self) -> Tensor:
-        """κ, how fast each profile falls."""
+        """ρ, how fast each profile falls."""
         return FALL * self.share
 
     def _roots(self, b: Tensor) -> tuple[Tensor, Tensor]:
-        """√(1 + (s b)²) and √(1 + (κ s b)²)."""
+        """√(1 + (s b)²) and √(1 + (ρ s b)²)."""
         steep = (self.sharpness * b) ** 2
         return torch.sqrt(1 + steep), torch.sqrt(1 + self.pace**2 * steep)
 
@@ -42,11 +42,11 @@ class WeaklyConvexRidge(Ridge):
     r"""A `Ridge` block whose profiles rise and fall back,
 
     .. math:: g(x) = \tfrac{31}{33}\, x - \tfrac{64}{33}\, W^\top \sigma(W x + b), \quad \|W\| \le 1, \quad
-        \sigma_j(b) = \frac{b}{\sqrt{1 + (s_j b)^2}} - \frac{\kappa_j\, b}{\sqrt{1 + (\kappa_j s_j b)^2}}, \quad
-        \kappa_j = \tfrac{a_j}{32},
+        \sigma_j(b) = \frac{b}{\sqrt{1 + (s_j b)^2}} - \frac{\rho_j\, b}{\sqrt{1 + (\rho_j s_j b)^2}}, \quad
+        \rho_j = \tfrac{a_j}{32},
 
     with a learned share a in (0, 1) and sharpness s > 0 for each filter. A profile rises over
-    answers up to 1/s and falls back towards zero: at 1/(κs) 0.3 of its height are left. Its slopes
+    answers up to 1/s and falls back towards zero: at 1/(ρs) 0.3 of its height are left. Its slopes
     lie in [−1/32, 1], so that Dg is symmetric with eigenvalues in [−1, 1]. A network of one such
     block with the scale :math:`c = 1 / (1 - \tfrac{31}{33} L)` is
 
