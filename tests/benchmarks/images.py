@@ -42,7 +42,7 @@ START = {  # shares and sharpnesses
     "falling": {"share": 0.5, "sharpness": 12.0},
     "held": {"share": 1e-3, "sharpness": 12.0},
 }
-SEEDS = {"convex": range(1), "steep": range(3), "falling": range(1), "held": range(1)}
+SEEDS = {"convex": range(1), "steep": range(3), "falling": range(3), "held": range(1)}
 WEIGHTS = {"steep": (0.5, 1, 2, 4, 8), "falling": (0.25, 0.5, 1, 2, 4)}  # the factors λ
 DRAWS = 5
 STEPS, CROP, BATCH, PLAIN_SECONDS = 3000, 48, 2, 300
