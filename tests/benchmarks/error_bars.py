@@ -36,6 +36,7 @@ TRAININGS = {  # options and seeds
     "cW": ({"steps": 600}, 1),
     "d": ({"steps": 1500}, 1),
 }
+LIKE = {"long": "bW", "deep": "bW", "deep blind": "blind"}  # the same objective
 SOME = [("I", 0.2), ("I", 0.5), ("diag(1, ½)", 0.2), ("diag(1, ⅛)", 0.2)]
 HARD = [("diag(1, ⅛)", 0.1)]
 WEAK = [("diag(1, ⅛)", noise) for noise in NOISE]
@@ -58,17 +59,14 @@ def train(name: str, prior: ib.GaussianMixture, problem: ib.LinearProblem, seed:
     objective = {
         "b": ib.Reconstruction(),
         "bW": ib.Reconstruction(metric=torch.linalg.inv(metric)),
-        "long": ib.Reconstruction(metric=torch.linalg.inv(metric)),
-        "deep": ib.Reconstruction(metric=torch.linalg.inv(metric)),
         "blind": ib.UnbiasedRisk(problem),
-        "deep blind": ib.UnbiasedRisk(problem),
         "c": ib.LogDeterminant(problem),
         "cW": ib.LogDeterminant(problem, metric=metric),
         "d": ib.Divergence(problem),
-    }[name]
+    }[LIKE.get(name, name)]
     generator = torch.Generator().manual_seed(seed)
     options = TRAININGS[name][0] | {"generator": generator, "progress": False}
-    if "blind" in name:
+    if isinstance(objective, ib.UnbiasedRisk):
         pairs = ib.quasi_samples(prior, problem, generator=generator)
         options["sampler"] = lambda n, source: (pairs(n, source)[1],) * 2
     return ib.fit(objective, prior, problem, **options)[0]
@@ -96,7 +94,7 @@ def measure(
         "trace": (bars.covariance.diagonal(dim1=1, dim2=2).sum(1).mean() / variance).item(),
         "risk": ((risk - errors).mean() / ((risk - errors).std() / TESTS**0.5)).item(),
     }
-    if name in ("b", "bW", "long", "deep", "blind", "deep blind"):
+    if LIKE.get(name, name) in ("b", "bW", "blind"):
         truth = ib.data_density(prior, problem).log_prob(y)
         found["evidence"] = (
             (ib.log_evidence(net, problem, y, origin=prior.mean) - truth).std().item()

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import pairwise, product
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from joblib import Parallel, delayed
@@ -29,20 +30,26 @@ ROOT = Path(__file__).parents[2]
 GENERATED, KEPT = ROOT / "book" / "_generated", ROOT / ".bench"
 TRAINING = ("astronaut", "chelsea", "coffee", "rocket", "stereo_motorcycle")
 TESTS = ("camera", "coins", "moon")
+
+
+class Kind(NamedTuple):
+    """A block with its initial share and sharpness, L and c, and how many seeds."""
+
+    block: type[ib.Ridge]
+    share: float
+    lipschitz: float
+    scale: float
+    seeds: int
+    learn_share: bool = True
+
+
+FALLING = Kind(ib.WeaklyConvexRidge, 0.5, 0.99, 1 / (1 - 0.99 * 31 / 33), seeds=3)
 KINDS = {
-    "convex": {"lipschitz": 0.9, "scale": 10.2, "learn_scale": False},
-    "steep": {"lipschitz": 0.97, "scale": 34.0, "learn_scale": False},
-    "falling": {"lipschitz": 0.99, "scale": 1 / (1 - 0.99 * 31 / 33), "learn_scale": False},
+    "convex": Kind(ib.Ridge, 0.999, 0.9, 10.2, seeds=1),
+    "steep": Kind(ib.Ridge, 0.999, 0.97, 34.0, seeds=3),
+    "falling": FALLING,
+    "held": FALLING._replace(share=1e-3, learn_share=False, seeds=1),  # its profiles stay
 }
-KINDS["held"] = KINDS["falling"]  # the same but for profiles that stay
-BLOCKS = {"falling": ib.WeaklyConvexRidge, "held": ib.WeaklyConvexRidge}
-START = {  # shares and sharpnesses
-    "convex": {"share": 0.999, "sharpness": 12.0},
-    "steep": {"share": 0.999, "sharpness": 12.0},
-    "falling": {"share": 0.5, "sharpness": 12.0},
-    "held": {"share": 1e-3, "sharpness": 12.0},
-}
-SEEDS = {"convex": range(1), "steep": range(3), "falling": range(3), "held": range(1)}
 WEIGHTS = {"steep": (0.5, 1, 2, 4, 8), "falling": (0.25, 0.5, 1, 2, 4)}  # the factors λ
 DRAWS = 5
 STEPS, CROP, BATCH, PLAIN_SECONDS = 3000, 48, 2, 300
@@ -73,11 +80,13 @@ def denoiser(kind: str, seed: int) -> ib.InvertibleResNet:
     path = KEPT / f"images-{kind}-{seed}-{STEPS}.pt"
     if path.exists():
         return ib.load_network(path).requires_grad_(False)
-    generator = torch.Generator().manual_seed(seed)
-    make = BLOCKS.get(kind, ib.Ridge)
-    block = make((1, None, None), 24, 5, **START[kind], generator=generator)
-    block.share_logit.requires_grad_(kind != "held")
-    net = ib.InvertibleResNet(block, **KINDS[kind])
+    generator, chosen = torch.Generator().manual_seed(seed), KINDS[kind]
+    start = {"share": chosen.share, "sharpness": 12.0, "generator": generator}
+    block = chosen.block((1, None, None), 24, 5, **start)
+    block.share_logit.requires_grad_(chosen.learn_share)
+    net = ib.InvertibleResNet(
+        block, lipschitz=chosen.lipschitz, scale=chosen.scale, learn_scale=False
+    )
     problem = ib.LinearProblem(torch.clone, 1.0, shape=(1, CROP, CROP))
     sampler = ib.random_crops(training_pictures(), problem)
     options = {"average": 0.98, "generator": generator, "progress": False}
@@ -91,7 +100,7 @@ def denoiser(kind: str, seed: int) -> ib.InvertibleResNet:
 
 
 def plain_network(seconds: float) -> nn.Module:
-    """What one would try without any certificate: five layers that guess the noise, equal time."""
+    """What one would try without any certificate: five layers that guess the noise."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         sizes, layers = [1, 24, 24, 24, 24, 1], []
@@ -249,13 +258,13 @@ def one_risk(net: ib.InvertibleResNet, x: Tensor, seed: int) -> tuple[float, flo
 def main() -> None:
     """Train, measure, write."""
     torch.set_num_threads(1)
-    jobs = [(kind, seed) for kind, seeds in SEEDS.items() for seed in seeds]
+    jobs = [(name, seed) for name, kind in KINDS.items() for seed in range(kind.seeds)]
     made = dict(zip(jobs, Parallel(n_jobs=2)(delayed(denoiser)(*job) for job in jobs), strict=True))
     nets = {
         f"{kind}, {STEPS} steps, seed {seed}": partial(net.inverse, tol=0.5)
         for (kind, seed), net in made.items()
     }
-    ours = {kind: [made[kind, seed] for seed in SEEDS[kind]] for kind in WEIGHTS}
+    ours = {kind: [made[kind, seed] for seed in range(KINDS[kind].seeds)] for kind in WEIGHTS}
     plain = plain_network(PLAIN_SECONDS)
     count = sum(p.numel() for p in plain.parameters())
     nets[f"plain network of {count} weights, {PLAIN_SECONDS} s"] = lambda y: y - plain(y)

@@ -44,7 +44,7 @@ def test_the_weakly_convex_penalty_keeps_its_digits_and_ends_at_its_limit(share)
 @given(seed=st.integers(0, 10_000), size=st.floats(0.1, 30))
 @settings(max_examples=40, deadline=None)
 def test_with_its_scale_the_weakly_convex_energy_is_bounded_below_for_every_operator(seed, size):
-    """φ(x) = x + ∇R(x) with R ≥ 0: also on a flat picture, and where the operator sees nothing."""
+    """φ(x) = x + ∇R(x) with R ≥ 0, and R is all that is left where the operator sees nothing."""
     generator = torch.Generator().manual_seed(seed)
     block = WeaklyConvexRidge((1, None, None), 4, 3, generator=generator)
     with torch.no_grad():
