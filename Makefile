@@ -86,11 +86,11 @@ bench: $(VENV)/.installed
 	PYTHONPATH=.bench $(BIN)/python tests/benchmarks/network.py
 	$(BIN)/python tests/benchmarks/training_costs.py
 	$(BIN)/python tests/benchmarks/trainings.py
-	$(BIN)/python tests/benchmarks/error_bars.py
+	$(BIN)/python -m tests.benchmarks.error_bars
 	$(BIN)/python tests/benchmarks/one_network.py
 	$(BIN)/python tests/benchmarks/nonlinear.py
 	$(BIN)/python -m tests.benchmarks.nonlinear_eight
-	PYTHONPATH=.bench $(BIN)/python tests/benchmarks/images.py
+	PYTHONPATH=.bench $(BIN)/python -m tests.benchmarks.images
 	$(BIN)/python -m tests.benchmarks.own_problem
 
 clean:

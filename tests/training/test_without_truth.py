@@ -29,9 +29,15 @@ def parts(generator):
     return net, problem, x, problem.normal_data(problem.observe(x, generator=generator))
 
 
-def test_its_expectation_is_the_reconstruction_loss(parts, generator):
+@pytest.fixture(params=["identity", "skew"])
+def metric(request):
+    """None, which stands for the identity, or one that favours a direction aslant."""
+    return None if request.param == "identity" else torch.tensor([[3.0, 1.0], [1.0, 0.5]]).double()
+
+
+def test_its_expectation_is_the_reconstruction_loss(parts, metric, generator):
     net, problem, *_ = parts
-    ours, theirs = UnbiasedRisk(problem), Reconstruction()
+    ours, theirs = UnbiasedRisk(problem, metric=metric), Reconstruction(metric=metric)
     x = two_blobs().sample(20_000, generator=generator)
     z = problem.normal_data(problem.observe(x, generator=generator))
     batches = zip(x.split(200), z.split(200), strict=True)
@@ -49,9 +55,9 @@ def gradients(net, loss, z):
     return torch.autograd.grad(loss(net, z, z), [*net.parameters()])
 
 
-def test_its_gradient_is_that_of_differences(parts):
+def test_its_gradient_is_that_of_differences(parts, metric):
     net, problem, _, z = parts
-    loss = UnbiasedRisk(problem, tol=1e-12)
+    loss = UnbiasedRisk(problem, tol=1e-12, metric=metric)
     for parameter, gradient in zip(net.parameters(), gradients(net, loss, z), strict=True):
         flat, place = parameter.data.view(-1), gradient.flatten().abs().argmax()
         value = flat[place].item()
@@ -64,11 +70,11 @@ def test_its_gradient_is_that_of_differences(parts):
         assert gradient.flatten()[place].item() == pytest.approx(slope, rel=1e-5, abs=1e-9)
 
 
-def test_probes_give_the_loss_and_its_gradient_without_bias(parts, generator):
+def test_probes_give_the_loss_and_its_gradient_without_bias(parts, metric, generator):
     net, problem, _, z = parts
     z = z[:3]
-    exact = UnbiasedRisk(problem, tol=1e-11)
-    random = UnbiasedRisk(problem, tol=1e-11, probes=1, generator=generator)
+    exact = UnbiasedRisk(problem, tol=1e-11, metric=metric)
+    random = UnbiasedRisk(problem, tol=1e-11, metric=metric, probes=1, generator=generator)
     losses = torch.stack([random(net, z, z) for _ in range(100)]).detach()
     assert_mean_close(losses, exact(net, z, z).detach())
     wanted = torch.cat([g.flatten() for g in gradients(net, exact, z)])
@@ -102,6 +108,12 @@ def test_without_a_single_unknown_it_finds_the_posterior_mean(generator, probes)
     assert record.losses[-20:].mean().item() == pytest.approx(expected.item(), rel=0.1)
 
 
+def test_a_multiple_of_the_identity_multiplies_the_loss(parts):
+    net, problem, _, z = parts
+    given = UnbiasedRisk(problem, metric=4 * torch.eye(2).double())(net, z, z)
+    assert torch.isclose(given, 4 * UnbiasedRisk(problem)(net, z, z), rtol=1e-12)
+
+
 def test_it_can_be_pickled(parts):
     net, problem, _, z = parts
     loss = UnbiasedRisk(problem)
@@ -118,5 +130,9 @@ def test_wrong_arguments_are_named(parts):
         UnbiasedRisk(problem, tol=0.0)
     with pytest.raises(ValueError, match="probes must be a positive int"):
         UnbiasedRisk(problem, probes=0)
+    with pytest.raises(ValueError, match="metric must"):
+        UnbiasedRisk(problem, metric=-torch.eye(2).double())
+    with pytest.raises(ValueError, match=r"metric must have shape|metric must be"):
+        UnbiasedRisk(problem, metric=torch.eye(3).double())
     with pytest.raises(ValueError, match="z must have the shape of x"):
         UnbiasedRisk(problem)(net, x[:2], z)

@@ -15,37 +15,44 @@ from invbayes.networks.iresnet import InvertibleResNet
 
 
 class Seen(NamedTuple):
-    r"""What a measurement sees: singular vectors ``(r, d)`` and squared singular values ``(r,)``."""
+    r"""What a measurement sees, and how it counts.
+
+    Singular vectors ``(r, d)``, squared singular values ``(r,)``, and V ``(k, d)`` with
+    :math:`V^* V = M`, the metric, which is P where none is given.
+    """
 
     directions: Tensor
     squares: Tensor
+    frame: Tensor
 
     @classmethod
-    def of(cls, problem: LinearProblem) -> Seen:
+    def of(cls, problem: LinearProblem, metric: Tensor | None = None) -> Seen:
         """Of the whitened operator, values that are rounding apart."""
         _, values, directions = torch.linalg.svd(problem.white_matrix, full_matrices=False)
         rank = int((values > rounding_of(values, problem)).sum())
-        return cls(directions[:rank], values[:rank].square())
+        seen, squares = directions[:rank], values[:rank].square()
+        return cls(seen, squares, seen if metric is None else torch.linalg.cholesky(metric).mT)
 
-    def project(self, rows: Tensor) -> Tensor:
-        """P x for rows ``(n, d)``."""
-        return rows @ self.directions.mT @ self.directions
+    def weigh(self, rows: Tensor) -> Tensor:
+        """M x for rows ``(n, d)``."""
+        return rows @ self.frame.mT @ self.frame
 
     def least_squares(self, rows: Tensor) -> Tensor:
         """A⁺y for rows of normal data z = A*y, ``(n, d)``."""
-        missed = (rows - self.project(rows)).norm(dim=-1)
+        missed = (rows - rows @ self.directions.mT @ self.directions).norm(dim=-1)
         if (missed > torch.finfo(rows.dtype).eps ** 0.5 * rows.norm(dim=-1)).any():
             raise ValueError("z must lie in the range of the adjoint, as z = A*y does")
         return rows @ self.directions.mT / self.squares @ self.directions
 
     def misfit(self, found: Tensor, z: Tensor) -> Tensor:
-        """‖P x − A⁺y‖² for points ``(n, *shape)``, shape ``(n,)``."""
-        return (self.project(found.flatten(1)) - self.least_squares(z.flatten(1))).square().sum(-1)
+        """‖x − A⁺y‖² in the metric for points ``(n, *shape)``, shape ``(n,)``."""
+        away = found.flatten(1) - self.least_squares(z.flatten(1))
+        return (away @ self.frame.mT).square().sum(-1)
 
     @property
     def naive(self) -> Tensor:
-        """tr (A*A)⁺: δ² times this is the mean squared error of A⁺y, projected."""
-        return (1 / self.squares).sum()
+        """tr M (A*A)⁺: δ² times this is the mean squared error of A⁺y, projected, in the metric."""
+        return ((self.frame @ self.directions.mT).square() / self.squares).sum()
 
 
 def unbiased_risk(
@@ -109,7 +116,7 @@ def risk_terms(
     probes: int | None,
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor]:
-    r"""‖P φ⁻¹(z) − A⁺y‖² and tr(P Dφ⁻¹(z)) for z ``(n, *shape)``, with their graph to the parameters."""
+    r"""‖φ⁻¹(z) − A⁺y‖² in the metric M and tr(M Dφ⁻¹(z)) for z ``(n, *shape)``, with their graph."""
     if probes is None:
         x = net.inverse(z, tol)
         return seen.misfit(x, z), _exact_trace(net, seen, x)
@@ -123,21 +130,21 @@ def risk_terms(
 
 def _exact_trace(net: InvertibleResNet, seen: Seen, x: Tensor) -> Tensor:
     """From Jacobians."""
-    columns = seen.directions.mT.expand(len(x), -1, -1)
+    columns = seen.frame.mT.expand(len(x), -1, -1)
     return (torch.linalg.solve(net.jacobian(x), columns) * columns).sum((-2, -1))
 
 
 def _random_trace(
     net: InvertibleResNet, seen: Seen, z: Tensor, x: Tensor, generator: torch.Generator | None
 ) -> Tensor:
-    r"""One estimate without a Jacobian, ⟨P u, v⟩ with signs v and :math:`u = D\varphi^{-*} v`.
+    r"""One estimate without a Jacobian, ⟨M u, v⟩ with signs v and :math:`u = D\varphi^{-*} v`.
 
-    Its derivative would be a second one of the inverse. We use :math:`\mathrm{d}\, \mathrm{tr}(P J^{-1})
-    = -\mathrm{tr}(J^{-1} P J^{-1}\, \mathrm{d}J)`, of which :math:`-\langle J^{-*} P u,\, \mathrm{d}J\, v\rangle`
+    Its derivative would be a second one of the inverse. We use :math:`\mathrm{d}\, \mathrm{tr}(M J^{-1})
+    = -\mathrm{tr}(J^{-1} M J^{-1}\, \mathrm{d}J)`, of which :math:`-\langle J^{-*} M u,\, \mathrm{d}J\, v\rangle`
     is an estimate, that is, minus the derivative of :math:`\langle J^* w, v\rangle` for a fixed w.
     """
     v = random_signs(z, generator)
-    u = seen.project(_pull(x, z, v).flatten(1)).reshape(z.shape)
+    u = seen.weigh(_pull(x, z, v).flatten(1)).reshape(z.shape)
     w = _pull(x, z, u)
     turned = torch.autograd.grad(net(x), x, w, create_graph=True)[0]
     slope = (turned * v).flatten(1).sum(-1)

@@ -12,6 +12,7 @@ from invbayes.bayes.problems import LinearProblem
 from invbayes.networks.covariance import check_injective
 from invbayes.networks.iresnet import InvertibleResNet
 from invbayes.networks.stein import Seen, risk_terms
+from invbayes.training.metrics import check_metric
 from invbayes.training.objectives import check_samples
 
 
@@ -19,15 +20,18 @@ from invbayes.training.objectives import check_samples
 class UnbiasedRisk:
     r"""The mean squared error of the inverse, from noisy data alone,
 
-    .. math:: \min_\varphi\; \mathbb{E}\big[\tfrac12 \|\varphi^{-1}(z) - A^+ y\|^2 + \delta^2\, \mathrm{tr}\, D\varphi^{-1}(z)\big]
-        - \tfrac12 \delta^2\, \mathrm{tr}\, (A^*\!A)^{-1} \qquad\Rightarrow\qquad \varphi^{-1} = x_{\mathrm{PM}} .
+    .. math:: \min_\varphi\; \mathbb{E}\big[\tfrac12 \|\varphi^{-1}(z) - A^+ y\|_M^2 + \delta^2\, \mathrm{tr}\, M D\varphi^{-1}(z)\big]
+        - \tfrac12 \delta^2\, \mathrm{tr}\, M (A^*\!A)^{-1} \qquad\Rightarrow\qquad \varphi^{-1} = x_{\mathrm{PM}} .
 
-    Its expectation is the loss of `Reconstruction`; no unknown is looked at. It needs the noise
-    level, and many data: on a small data set, seen again and again, it is too optimistic.
+    whatever the metric M. Its expectation is the loss of `Reconstruction`; no unknown is looked at.
+    It needs the noise level, and many data: on a small data set, seen again and again, it is too
+    optimistic. The noise of :math:`A^+ y` is that of its estimate, so the metric matters more than
+    with the truth: take the inverse of `posterior_metric`, where the prior's covariance is known.
 
     Args:
         problem: the measurement; its operator must be injective.
         tol: the largest error of the inverse, in the units of x.
+        metric: M, as in `Reconstruction`.
         probes: the number of random vectors for the trace; None computes it from Jacobians, which
             have d² entries a sample.
         generator: the source of the random vectors: that of the training, so that a training
@@ -38,7 +42,8 @@ class UnbiasedRisk:
         shape matters, so pass z twice, as in ``fixed_samples(z, z)``.
 
     Raises:
-        ValueError: for an operator with a kernel, a tolerance that is not above zero, or no probe.
+        ValueError: for an operator with a kernel, a tolerance that is not above zero, a metric that does not
+            fit or is not symmetric positive definite, or no probe.
         NotConverged: as `InvertibleResNet.inverse` does.
 
     Source: Stein 1981 and Eldar 2009 for the risk; Raphan and Simoncelli 2011, Metzler et al. 2018
@@ -56,6 +61,7 @@ class UnbiasedRisk:
 
     problem: LinearProblem
     tol: float = field(default=1e-4, kw_only=True)
+    metric: Tensor | None = field(default=None, kw_only=True)
     probes: int | None = field(default=None, kw_only=True)
     generator: torch.Generator | None = field(default=None, kw_only=True)
     _seen: Seen = field(init=False, repr=False)
@@ -66,7 +72,9 @@ class UnbiasedRisk:
         if self.probes is not None:
             check_count("probes", self.probes)
         check_injective(self.problem)
-        object.__setattr__(self, "_seen", Seen.of(self.problem))
+        if self.metric is not None:
+            check_metric("metric", self.metric, self.problem)
+        object.__setattr__(self, "_seen", Seen.of(self.problem, self.metric))
 
     def __call__(self, net: InvertibleResNet, x: Tensor, z: Tensor) -> Tensor:
         """The loss of a batch, a number."""

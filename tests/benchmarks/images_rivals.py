@@ -1,0 +1,56 @@
+"""What the networks of `images.py` are compared with."""
+
+from __future__ import annotations
+
+from unittest import mock
+
+import numpy as np
+import torch
+from skimage.restoration import denoise_nl_means
+from torch import Tensor
+
+import invbayes as ib
+from invbayes.imaging import total_variation
+from invbayes.networks.conjugate import conjugate_gradients
+
+
+def by_variation(problem: ib.LinearProblem, y: Tensor, weight: float) -> Tensor:
+    """Total variation, solved well."""
+    return total_variation(problem, y, weight, steps=400)
+
+
+def by_non_local_means(y: Tensor, weight: float) -> Tensor:
+    """Non-local means, told the noise."""
+    found = denoise_nl_means(y[0].numpy(), 5, 6, h=weight, sigma=1.0, fast_mode=True)
+    return torch.from_numpy(found).float()[None]
+
+
+def by_bm3d(y: Tensor) -> Tensor:
+    """BM3D, told the noise."""
+    from bm3d import bm3d  # noqa: PLC0415  installed for the benchmark alone
+
+    return torch.from_numpy(bm3d(y[0].numpy(), 1.0)).float()[None]
+
+
+def by_bm3d_deblurring(problem: ib.LinearProblem, y: Tensor, std: float) -> Tensor:
+    """BM3D's deblurring, told this noise; without borders, as the blur."""
+    from bm3d import bm3d_deblurring  # noqa: PLC0415  installed for the benchmark alone
+
+    spot = torch.zeros(problem.shape)
+    spot[0, 0, 0] = 1
+    kernel = problem.apply(spot)[0].roll((9, 9), (0, 1))[:19, :19]
+    # It calls NumPy's trapz, which has another name now.
+    with mock.patch.object(np, "trapz", np.trapezoid, create=True):
+        found = bm3d_deblurring(y[0].double().numpy()[..., None], std, kernel.double().numpy())
+    return torch.from_numpy(found).float().reshape(y.shape)
+
+
+def by_tikhonov(problem: ib.LinearProblem, y: Tensor, weight: float) -> Tensor:
+    """Tikhonov's estimate, by conjugate gradients."""
+    z = problem.normal_data(y)[None]
+
+    def product(v: Tensor) -> Tensor:
+        return problem.mean_normal_data(v.reshape(z.shape)).flatten(1) + weight * v
+
+    found = conjugate_gradients(product, z.flatten(1), reduction=1e-4, most=300)
+    return found.reshape(z.shape)[0]
