@@ -77,6 +77,10 @@ PARTS = {
     "c": ("Log-determinant, M = I", LOG_DET),
     "cW": ("Log-determinant, M = W", LOG_DET),
     "d": ("Divergence, 3000 steps of 1024, against exact MAP", PEAK),
+    "everywhere": (
+        r"Fitted to $\varphi_*$ at samples, 3000 steps of 1024, against exact MAP",
+        PEAK,
+    ),
     "modes": ("Fitted to exact modes, 3000 steps of 1024, against exact MAP", PEAK),
 }
 OPEN = (("b",), ("deep",))
@@ -89,6 +93,7 @@ FOLDED = (
     ("c", "cW"),
     ("d",),
     ("modes",),
+    ("everywhere",),
 )
 
 

@@ -33,16 +33,16 @@ def by_bm3d(y: Tensor) -> Tensor:
 
 
 def by_bm3d_deblurring(problem: ib.LinearProblem, y: Tensor, std: float) -> Tensor:
-    """BM3D's deblurring, told this noise; without borders, as the blur."""
+    """BM3D's deblurring, told this noise; its constants are made for a range of one."""
     from bm3d import bm3d_deblurring  # noqa: PLC0415  installed for the benchmark alone
 
     spot = torch.zeros(problem.shape)
     spot[0, 0, 0] = 1
-    kernel = problem.apply(spot)[0].roll((9, 9), (0, 1))[:19, :19]
+    kernel = problem.apply(spot)[0].roll((9, 9), (0, 1))[:19, :19].double().numpy()
     # It calls NumPy's trapz, which has another name now.
     with mock.patch.object(np, "trapz", np.trapezoid, create=True):
-        found = bm3d_deblurring(y[0].double().numpy()[..., None], std, kernel.double().numpy())
-    return torch.from_numpy(found).float().reshape(y.shape)
+        found = bm3d_deblurring(y[0].double().numpy()[..., None] / 10, std / 10, kernel)
+    return 10 * torch.from_numpy(found).float().reshape(y.shape)
 
 
 def by_tikhonov(problem: ib.LinearProblem, y: Tensor, weight: float) -> Tensor:

@@ -18,7 +18,7 @@ class Seen(NamedTuple):
     r"""What a measurement sees, and how it counts.
 
     Singular vectors ``(r, d)``, squared singular values ``(r,)``, and V ``(k, d)`` with
-    :math:`V^* V = M`, the metric, which is P where none is given.
+    :math:`V^* V = M`, the metric; where none is given, M = P.
     """
 
     directions: Tensor
@@ -144,11 +144,11 @@ def _random_trace(
     is an estimate, that is, minus the derivative of :math:`\langle J^* w, v\rangle` for a fixed w.
     """
     v = random_signs(z, generator)
-    u = seen.weigh(_pull(x, z, v).flatten(1)).reshape(z.shape)
-    w = _pull(x, z, u)
+    weighed = seen.weigh(_pull(x, z, v).flatten(1)).reshape(z.shape)
+    w = _pull(x, z, weighed)
     turned = torch.autograd.grad(net(x), x, w, create_graph=True)[0]
     slope = (turned * v).flatten(1).sum(-1)
-    return (u * v).flatten(1).sum(-1) - (slope - slope.detach())
+    return (weighed * v).flatten(1).sum(-1) - (slope - slope.detach())
 
 
 def _pull(x: Tensor, z: Tensor, v: Tensor) -> Tensor:

@@ -21,12 +21,11 @@ class UnbiasedRisk:
     r"""The mean squared error of the inverse, from noisy data alone,
 
     .. math:: \min_\varphi\; \mathbb{E}\big[\tfrac12 \|\varphi^{-1}(z) - A^+ y\|_M^2 + \delta^2\, \mathrm{tr}\, M D\varphi^{-1}(z)\big]
-        - \tfrac12 \delta^2\, \mathrm{tr}\, M (A^*\!A)^{-1} \qquad\Rightarrow\qquad \varphi^{-1} = x_{\mathrm{PM}} .
+        - \tfrac12 \delta^2\, \mathrm{tr}\, M (A^*\!A)^{-1} \qquad\Rightarrow\qquad \varphi^{-1} = x_{\mathrm{PM}},
 
-    whatever the metric M. Its expectation is the loss of `Reconstruction`; no unknown is looked at.
-    It needs the noise level, and many data: on a small data set, seen again and again, it is too
-    optimistic. The noise of :math:`A^+ y` is that of its estimate, so the metric matters more than
-    with the truth: take the inverse of `posterior_metric`, where the prior's covariance is known.
+    whatever the metric M. Its expectation is the loss of `Reconstruction` in the same metric; no
+    unknown is looked at. It needs the noise level, and many data: on a small data set, seen again
+    and again, it is too optimistic.
 
     Args:
         problem: the measurement; its operator must be injective.
