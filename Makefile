@@ -79,7 +79,7 @@ serve: book
 	$(BIN)/python -m http.server 8000 --bind 127.0.0.1 --directory $(HTML)
 
 # The peer is installed for the benchmark alone, beside the environment and not into it. The
-# trainings take about forty minutes on two cores, the error bars an hour on one.
+# trainings take about forty minutes on two cores, the error bars four hours on one.
 bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .bench normflows==1.7.3 \
 		bm3d==4.0.3 bm4d==4.2.5

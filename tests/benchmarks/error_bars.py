@@ -1,6 +1,6 @@
 """Error bars of trained networks against exact posteriors, as a table: run by `make bench`.
 
-Nine problems of each of two priors, one process: about three hours on a quiet core. Writes
+Nine problems of each of two priors, one process: about four hours on a quiet core. Writes
 ``book/_generated/error_bars.md``, which the chapter on error bars shows. All numbers go to the
 standard output. A file, if one is named, keeps the results, so that an interrupted run can go on.
 """
@@ -200,7 +200,7 @@ def main(log: str | None = None) -> None:
     ]
     for name, prior_name, operator, noise_std, seed in jobs:
         key = f"{prior_name}|{name}|{operator}|{noise_std:g}|{seed}"
-        if key in results and results[key]["options"] == TRAININGS[name][0]:
+        if results.get(key, {}).get("options") == TRAININGS[name][0]:
             continue
         prior = PRIORS[prior_name]()
         problem = ib.LinearProblem(torch.diag(torch.tensor(OPERATORS[operator])), noise_std)
