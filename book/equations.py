@@ -31,13 +31,21 @@ COLUMNS = ["Statement", "Paper", "Equations", "Code", "Checked by"]
 NO_ENTRY = {"code": [], "tests": []}
 PROPER_NAMES = {
     "bayes": "Bayes",
+    "douglas": "Douglas",
     "gaussian": "Gaussian",
     "hessian": "Hessian",
+    "hessians": "Hessians",
     "jacobian": "Jacobian",
     "jacobians": "Jacobians",
+    "laplacian": "Laplacian",
     "lipschitz": "Lipschitz",
+    "rachford": "Rachford",
     "tweedie": "Tweedie",
 }
+# "map" alone is also any function.
+ESTIMATE = re.compile(
+    r"\bmap(?= estimate| gradient| jumps| are)|(?<=close to )map\b"
+)
 
 CHECKS = """\
 ---
@@ -73,7 +81,8 @@ def spoken(test: str) -> str:
     """A test's name in words."""
     words = test.split("::")[1].removeprefix("test_").split("_")
     text = " ".join(PROPER_NAMES.get(word, word) for word in words)
-    return (text[0].upper() + text[1:]).replace("map estimate", "MAP estimate")
+    text = ESTIMATE.sub("MAP", text)
+    return text[0].upper() + text[1:]
 
 
 def row(statement: Statement, entry: dict) -> list[str]:

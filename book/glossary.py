@@ -28,7 +28,7 @@ def entries() -> list[dict]:
 def entry(listed: dict) -> str:
     """A term with its other names; its sentence, and the place."""
     names = [listed["term"], *listed.get("also", [])]
-    return "\n".join([*names, f"  {listed['says']} ({link(listed['at'])}.)"])
+    return "\n".join([*names, f"  {listed['says']} See {link(listed['at'])}."])
 
 
 def pages() -> dict[Path, str]:

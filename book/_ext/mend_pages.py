@@ -33,6 +33,9 @@ ENDED = re.compile(
     r'(\(?<span class="math notranslate nohighlight">[^<]*</span>[.,;:?!)\]’”]+)'
 )
 
+# A number and its per cent stay on one line, but for what is to be copied.
+PARTED = re.compile(r"(<(pre|code)\b.*?</\2>)|(?<=\d) %", re.DOTALL)
+
 
 def clean(app: Sphinx, error: Exception | None) -> None:
     """Rewrite every page, once all of them have been written."""
@@ -41,6 +44,7 @@ def clean(app: Sphinx, error: Exception | None) -> None:
     for path in Path(app.outdir).rglob("*.html"):
         text = UNUSABLE.sub("", path.read_text(encoding="utf-8"))
         text = ENDED.sub(r'<span class="math-end">\1</span>', text)
+        text = PARTED.sub(lambda found: found[1] or "\N{NO-BREAK SPACE}%", text)
         # Docutils' role for a reference is out of use, and is no item of a list.
         text = text.replace(' role="doc-biblioentry"', ' role="listitem"')
         path.write_text(text, encoding="utf-8")

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
 from collections.abc import Callable
 from functools import partial
-from itertools import pairwise, product
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +28,7 @@ from tests.benchmarks.images_rivals import (
     by_non_local_means,
     by_tikhonov,
     by_variation,
+    plain_network,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -59,7 +59,8 @@ WEIGHTS = {"steep": (0.5, 1, 2, 4, 8), "falling": (0.25, 0.5, 1, 2, 4)}  # the f
 STRETCHED = ("falling", "tomography")  # where h = 2 is tried, too
 WIDER = (-0.25, 0, 0.25, 0.5, 0.75)  # binary logarithms of factors on the noise, for BM3D
 DRAWS = 5
-STEPS, CROP, BATCH, PLAIN_SECONDS = 3000, 48, 2, 300
+STEPS, CROP, BATCH, PLAIN_STEPS = 3000, 48, 2, 6000
+CUT = (1, CROP, CROP)
 RAYS = tomograph(128, angles=30).astype("float32")
 Denoiser = Callable[[Tensor], Tensor]
 
@@ -94,7 +95,7 @@ def denoiser(kind: str, seed: int) -> ib.InvertibleResNet:
     net = ib.InvertibleResNet(
         block, lipschitz=chosen.lipschitz, scale=chosen.scale, learn_scale=False
     )
-    problem = ib.LinearProblem(torch.clone, 1.0, shape=(1, CROP, CROP))
+    problem = ib.LinearProblem(torch.clone, 1.0, shape=CUT)
     sampler = ib.random_crops(training_pictures(), problem)
     options = {"average": 0.98, "generator": generator, "progress": False}
     record = ib.train(
@@ -103,26 +104,6 @@ def denoiser(kind: str, seed: int) -> ib.InvertibleResNet:
     print(f"{kind}, seed {seed}: {record.seconds:.0f} s", flush=True)
     KEPT.mkdir(exist_ok=True)
     ib.save_network(net, path)
-    return net.requires_grad_(False)
-
-
-def plain_network(seconds: float) -> nn.Module:
-    """What one would try without any certificate: five layers that guess the noise."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        sizes, layers = [1, 24, 24, 24, 24, 1], []
-        for before, after in pairwise(sizes):
-            layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU()]
-        net = nn.Sequential(*layers[:-1])
-    problem = ib.LinearProblem(torch.clone, 1.0, shape=(1, CROP, CROP))
-    sampler, generator = ib.random_crops(training_pictures(), problem), torch.Generator()
-    adam, started = torch.optim.Adam(net.parameters(), lr=2e-3), time.perf_counter()
-    while (spent := (time.perf_counter() - started) / seconds) < 1:
-        adam.param_groups[0]["lr"] = 2e-3 * (1 + math.cos(math.pi * spent)) / 2
-        x, z = sampler(8, generator)
-        adam.zero_grad()
-        (z - net(z) - x).square().mean().backward()
-        adam.step()
     return net.requires_grad_(False)
 
 
@@ -164,10 +145,14 @@ def denoising(nets: dict[str, Denoiser]) -> list[str]:
 def operators(name: str) -> dict[str, tuple[ib.LinearProblem, Tensor]]:
     """A blur of 1.5 pixels with noise of a hundredth; thirty views with one per cent of noise."""
     large, small = test_picture(name, 256), test_picture(name, 128)
-    blur = ib.LinearProblem(gaussian_blur(1.5), 0.1, shape=large.shape)
     level = 0.01 * projected(small[None]).abs().mean().item()
     scan = ib.LinearProblem(projected, level, shape=small.shape, adjoint=projected_back)
-    return {"deblurring": (blur, large), "tomography": (scan, small)}
+    return {"deblurring": (blur(large.shape), large), "tomography": (scan, small)}
+
+
+def blur(shape: tuple[int, ...]) -> ib.LinearProblem:
+    """For pictures of one size; see `operators`."""
+    return ib.LinearProblem(gaussian_blur(1.5), 0.1, shape=shape)
 
 
 def projected(x: Tensor) -> Tensor:
@@ -201,18 +186,25 @@ def matched(task: str, problem: ib.LinearProblem, x: Tensor, y: Tensor) -> str:
     return f"{max(scores):.2f}"
 
 
-def reconstructions(nets: dict[str, list[ib.InvertibleResNet]]) -> list[str]:
-    """Each method with its own best factors on the picture; the networks also with one."""
+def reconstructions(
+    nets: dict[str, list[ib.InvertibleResNet]], trained: dict[str, nn.Module]
+) -> list[str]:
+    """Each method with its own best factors on the picture; the networks also with one.
+
+    Beside them plain networks that were trained for a task, and have no factor.
+    """
     ones = {kind: "λ = h = 1" if kind in STRETCHED else "λ = 1" for kind in nets}
     heads = " | ".join(f"{kind} | {one}" for kind, one in ones.items())
-    lines = [f"| | linear | total variation | BM3D | {heads} |"]
-    lines.append("|---" * (4 + 2 * len(nets)) + "|")
+    lines = [f"| | linear | total variation | BM3D | trained for it | {heads} |"]
+    lines.append("|---" * (5 + 2 * len(nets)) + "|")
     for name, task in product(TESTS, ("deblurring", "tomography")):
         problem, x = operators(name)[task]
         y, noise = observed(problem, x), problem.noise_std
         best = max(decibels(by_tikhonov(problem, y, noise**2 * 2.0**w), x) for w in range(-7, 2))
         edges = max(decibels(by_variation(problem, y, noise * 2.0**w), x) for w in range(-5, 3))
         entries = [f"{best:.2f}", f"{edges:.2f}", matched(task, problem, x, y)]
+        plain = trained.get(task)
+        entries.append(f"{decibels(y - plain(y[None])[0], x):.2f}" if plain else "–")
         for kind, each in nets.items():
             tried = [*product(WEIGHTS[kind], (1, 2) if (kind, task) == STRETCHED else (1,))]
             scores = [
@@ -263,12 +255,14 @@ def main() -> None:
         for (kind, seed), net in made.items()
     }
     ours = {kind: [made[kind, seed] for seed in range(KINDS[kind].seeds)] for kind in WEIGHTS}
-    plain = plain_network(PLAIN_SECONDS)
+    small = {"denoising": ib.LinearProblem(torch.clone, 1.0, shape=CUT), "deblurring": blur(CUT)}
+    trained = {k: plain_network(training_pictures(), p, PLAIN_STEPS) for k, p in small.items()}
+    plain = trained["denoising"]
     count = sum(p.numel() for p in plain.parameters())
-    nets[f"plain network of {count} weights, {PLAIN_SECONDS} s"] = lambda y: y - plain(y)
+    nets[f"plain network of {count} weights, {PLAIN_STEPS} steps"] = lambda y: y - plain(y)
     parts = {
         "denoising": denoising(nets),
-        "operators": reconstructions(ours),
+        "operators": reconstructions(ours, trained),
         "risk": risks(made["steep", 0]),
     }
     for name, lines in parts.items():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from itertools import pairwise
 from unittest import mock
 
 import numpy as np
 import torch
 from skimage.restoration import denoise_nl_means
-from torch import Tensor
+from torch import Tensor, nn
 
 import invbayes as ib
 from invbayes.imaging import total_variation
@@ -54,3 +56,25 @@ def by_tikhonov(problem: ib.LinearProblem, y: Tensor, weight: float) -> Tensor:
 
     found = conjugate_gradients(product, z.flatten(1), reduction=1e-4, most=300)
     return found.reshape(z.shape)[0]
+
+
+def plain_network(pictures: list[Tensor], problem: ib.LinearProblem, steps: int) -> nn.Sequential:
+    """What one would try without any certificate: five layers that guess y − x for one problem."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        sizes, layers = [1, 24, 24, 24, 24, 1], []
+        for before, after in pairwise(sizes):
+            layers += [nn.Conv2d(before, after, 3, padding=1, padding_mode="circular"), nn.ReLU()]
+        net = nn.Sequential(*layers[:-1])
+    sampler, generator = ib.random_crops(pictures, problem), torch.Generator().manual_seed(0)
+    adam = torch.optim.Adam(net.parameters(), lr=2e-3)
+    pace, started = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps), time.perf_counter()
+    for _ in range(steps):
+        x, _ = sampler(8, generator)
+        y = problem.observe(x, generator=generator)
+        adam.zero_grad()
+        (y - net(y) - x).square().mean().backward()
+        adam.step()
+        pace.step()
+    print(f"plain network: {time.perf_counter() - started:.0f} s", flush=True)
+    return net.requires_grad_(False)
