@@ -66,7 +66,7 @@
       return [
         ["cross", "ink", `datum z = ${pair(point)}; the steps begin at z/c = ${pair(start)}`],
         ["plus", "ink", `the network's answer ${pair(answer)}; the exact posterior mean is ${pair(mean)}`],
-        ["line", "ink dashed", `its 90 % ellipse, over the exact one (grey): the covariances differ by ${(100 * off).toFixed(1)} %`],
+        ["line", "ink dashed", `its 90\u00a0% ellipse, over the exact one (grey): the covariances differ by ${(100 * off).toFixed(1)}\u00a0%`],
         ["diamond", "one", `after ${by.length - 1} steps${helped}: at most ${power(bounds.at(-1))} from φ⁻¹(z)`],
         ["disc", "two", `the steps; after step ${clear} the distance is ${power(errors[clear])}, and the bound is ${times} times that`],
       ];
