@@ -108,10 +108,11 @@ CUT_OFF = """() => {
     folded.forEach(box => box.classList.remove('toggle-hidden'));
     closed.forEach(box => box.open = true);
     const right = element => element.getBoundingClientRect().right;
-    const cut = [...document.querySelectorAll('.bd-article span.math')].filter(
-        e => e.checkVisibility() && right(e.querySelector('mjx-math')) > right(e) + 1);
-    const wide = [...document.querySelectorAll('.cell_input pre, .bd-article div.math')].filter(
-        e => e.scrollWidth > e.clientWidth + 1);
+    const cut = [...document.querySelectorAll('.bd-article .math')].filter(
+        e => e.checkVisibility() && !e.closest('dl.py')  // the reference's may scroll
+            && right(e.querySelector('mjx-math')) > right(e) + 1);
+    const wide = [...document.querySelectorAll('.cell_input pre')].filter(
+        e => e.scrollWidth > e.clientWidth);
     folded.forEach(box => box.classList.add('toggle-hidden'));
     closed.forEach(box => box.open = false);
     return [...cut, ...wide].map(element => element.textContent.slice(0, 80));
