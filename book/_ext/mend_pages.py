@@ -34,7 +34,7 @@ ENDED = re.compile(
 )
 
 # A number and its per cent stay on one line, but for what is to be copied.
-PARTED = re.compile(r"(<(pre|code)\b.*?</\2>)|(?<=\d) %", re.DOTALL)
+PARTED = re.compile(r"(<(pre|code)\b.*?</\2>)|(?<=[\d>]) %", re.DOTALL)
 
 
 def clean(app: Sphinx, error: Exception | None) -> None:

@@ -140,4 +140,4 @@ def page(results: dict, trainings: dict[str, tuple[dict, int]]) -> str:
     lines += [":::", ""]
     made = (f"{PARTS[n][0]}: {seeds} × {o['steps']}" for n, (o, seeds) in trainings.items())
     lines.append(f"Seeds × steps. {'; '.join(made)}. Test data: 20 000; for exact MAP 3000.")
-    return re.sub("(?<=1,) | (?=%)", "\N{NO-BREAK SPACE}", "\n".join(lines) + "\n")
+    return re.sub("(?<=1,) ", "\N{NO-BREAK SPACE}", "\n".join(lines) + "\n")

@@ -95,7 +95,7 @@ def denoiser(kind: str, seed: int) -> ib.InvertibleResNet:
     net = ib.InvertibleResNet(
         block, lipschitz=chosen.lipschitz, scale=chosen.scale, learn_scale=False
     )
-    problem = ib.LinearProblem(torch.clone, 1.0, shape=CUT)
+    problem = noise(CUT)
     sampler = ib.random_crops(training_pictures(), problem)
     options = {"average": 0.98, "generator": generator, "progress": False}
     record = ib.train(
@@ -125,7 +125,7 @@ def observed(problem: ib.LinearProblem, x: Tensor, seed: int = 12345) -> Tensor:
 def denoising(nets: dict[str, Denoiser]) -> list[str]:
     """The test photograph by every method; the competitors are tuned on a training picture."""
     x, tuned = test_picture("camera", 256), units("chelsea", 1)
-    problem, other = (ib.LinearProblem(torch.clone, 1.0, shape=p.shape) for p in (x, tuned))
+    problem, other = (noise(p.shape) for p in (x, tuned))
     y, z = observed(problem, x), observed(other, tuned)
     methods = {
         "total variation": lambda p, y, w: by_variation(p, y, 0.6 * 2**w),
@@ -148,6 +148,11 @@ def operators(name: str) -> dict[str, tuple[ib.LinearProblem, Tensor]]:
     level = 0.01 * projected(small[None]).abs().mean().item()
     scan = ib.LinearProblem(projected, level, shape=small.shape, adjoint=projected_back)
     return {"deblurring": (blur(large.shape), large), "tomography": (scan, small)}
+
+
+def noise(shape: tuple[int, ...]) -> ib.LinearProblem:
+    """Noise of one, and nothing else, for pictures of one size."""
+    return ib.LinearProblem(torch.clone, 1.0, shape=shape)
 
 
 def blur(shape: tuple[int, ...]) -> ib.LinearProblem:
@@ -199,9 +204,9 @@ def reconstructions(
     lines.append("|---" * (5 + 2 * len(nets)) + "|")
     for name, task in product(TESTS, ("deblurring", "tomography")):
         problem, x = operators(name)[task]
-        y, noise = observed(problem, x), problem.noise_std
-        best = max(decibels(by_tikhonov(problem, y, noise**2 * 2.0**w), x) for w in range(-7, 2))
-        edges = max(decibels(by_variation(problem, y, noise * 2.0**w), x) for w in range(-5, 3))
+        y, std = observed(problem, x), problem.noise_std
+        best = max(decibels(by_tikhonov(problem, y, std**2 * 2.0**w), x) for w in range(-7, 2))
+        edges = max(decibels(by_variation(problem, y, std * 2.0**w), x) for w in range(-5, 3))
         entries = [f"{best:.2f}", f"{edges:.2f}", matched(task, problem, x, y)]
         plain = trained.get(task)
         entries.append(f"{decibels(y - plain(y[None])[0], x):.2f}" if plain else "–")
@@ -235,7 +240,7 @@ def risks(net: ib.InvertibleResNet) -> list[str]:
 
 def one_risk(net: ib.InvertibleResNet, x: Tensor, seed: int) -> tuple[float, float, float]:
     """Told, a bound of its standard error, and true, for one draw of the noise."""
-    problem = ib.LinearProblem(torch.clone, 1.0, shape=x.shape)
+    problem = noise(x.shape)
     y, generator = observed(problem, x, seed), torch.Generator().manual_seed(seed)
     bars = ib.posterior_variance(net, problem, y, probes=4, tol=0.1, generator=generator)
     misfit, total = (bars.mean - y).square().sum().item(), bars.total.item()
@@ -255,8 +260,9 @@ def main() -> None:
         for (kind, seed), net in made.items()
     }
     ours = {kind: [made[kind, seed] for seed in range(KINDS[kind].seeds)] for kind in WEIGHTS}
-    small = {"denoising": ib.LinearProblem(torch.clone, 1.0, shape=CUT), "deblurring": blur(CUT)}
-    trained = {k: plain_network(training_pictures(), p, PLAIN_STEPS) for k, p in small.items()}
+    small = {"denoising": noise(CUT), "deblurring": blur(CUT)}
+    pictures = training_pictures()
+    trained = {task: plain_network(pictures, p, PLAIN_STEPS) for task, p in small.items()}
     plain = trained["denoising"]
     count = sum(p.numel() for p in plain.parameters())
     nets[f"plain network of {count} weights, {PLAIN_STEPS} steps"] = lambda y: y - plain(y)
@@ -266,7 +272,7 @@ def main() -> None:
         "risk": risks(made["steep", 0]),
     }
     for name, lines in parts.items():
-        text = "\n".join([*lines, ""]).replace(" %", "\N{NO-BREAK SPACE}%")
+        text = "\n".join([*lines, ""])
         (GENERATED / f"images_{name}.md").write_text(text, encoding="utf-8")
         print(text)
 

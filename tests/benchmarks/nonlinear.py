@@ -6,7 +6,6 @@ Three seeds, each the better of two starts, one process: about an hour. Writes
 
 from __future__ import annotations
 
-import re
 from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
@@ -227,7 +226,7 @@ def main() -> None:
 
 def write(page: Path, lines: list[str]) -> None:
     """Percent signs stay with their numbers."""
-    page.write_text(re.sub(" (?=%)", "\N{NO-BREAK SPACE}", "\n".join(lines)), encoding="utf-8")
+    page.write_text("\n".join(lines), encoding="utf-8")
     print(page.read_text(encoding="utf-8"))
 
 

@@ -117,7 +117,7 @@ def main() -> None:
     made = f"*close*: within 0.1 of MAP. {len(nets)} seeds, {STEPS} steps; {TESTS} test data."
     made += " *Its own network*: one seed, 4000 steps, other test data."
     lines = [*table(NINE, results, specialists()), *table(OTHERS, results, {}), made, ""]
-    text = re.sub("(?<=1,) | (?=%)", "\N{NO-BREAK SPACE}", "\n".join(lines))
+    text = re.sub("(?<=1,) ", "\N{NO-BREAK SPACE}", "\n".join(lines))
     PAGE.write_text(text, encoding="utf-8")
     print(text)
 

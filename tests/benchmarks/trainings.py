@@ -177,7 +177,7 @@ def main(parts: list[str]) -> None:
         page += table(prior.capitalize(), chosen, results)
     page.append(NOTE)
     text = "\n".join(page) + "\n"
-    PAGE.write_text(re.sub("(?<=1,) | (?=%)", "\N{NO-BREAK SPACE}", text), encoding="utf-8")
+    PAGE.write_text(re.sub("(?<=1,) ", "\N{NO-BREAK SPACE}", text), encoding="utf-8")
     print(PAGE.read_text(encoding="utf-8"))
 
 

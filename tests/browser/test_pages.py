@@ -54,7 +54,7 @@ READING = """() => {
             ? NodeFilter.FILTER_REJECT : NodeFilter.FILTER_ACCEPT);
     const raw = [], parted = [];  // a number and its per cent may stand on two lines
     while (text.nextNode()) {
-        if (/\\d %/.test(text.currentNode.data)) parted.push(text.currentNode.data);
+        if (/(\\d|^) %/.test(text.currentNode.data)) parted.push(text.currentNode.data);
         if (/\\\\[([]|\\\\[a-zA-Z]{2,}|\\$/.test(text.currentNode.data))
             raw.push(text.currentNode.data);
     }
