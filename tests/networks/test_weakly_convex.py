@@ -41,6 +41,19 @@ def test_the_weakly_convex_penalty_keeps_its_digits_and_ends_at_its_limit(share)
     assert large.item() == pytest.approx((1 / pace - 1) / 4, rel=0.02)
 
 
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.999])
+def test_a_weakly_convex_profile_is_highest_near_the_cube_root_and_falls_to_three_tenths(share):
+    """σ' = 0 at (s b)² = (ρ^{-2/3} − 1) / (1 − ρ^{4/3}), about ρ^{-2/3}."""
+    pace = share / 32
+    top = ((pace ** (-2 / 3) - 1) / (1 - pace ** (4 / 3))) ** 0.5
+    x = torch.tensor([[top / 2], [1 / (2 * pace)]], dtype=DOUBLE)
+    value, jacobian = one_answer(share).with_jacobian(x)
+    assert jacobian[0].item() == pytest.approx(31 / 33, abs=1e-6)
+    assert top == pytest.approx(pace ** (-1 / 3), rel=0.05)
+    height, left = ((31 * x - 33 * value) / 64).flatten()
+    assert 0.28 < left / height < 0.35
+
+
 @given(seed=st.integers(0, 10_000), size=st.floats(0.1, 30))
 @settings(max_examples=40, deadline=None)
 def test_with_its_scale_the_weakly_convex_energy_is_bounded_below_for_every_operator(seed, size):

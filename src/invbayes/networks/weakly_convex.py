@@ -45,17 +45,17 @@ class WeaklyConvexRidge(Ridge):
         \sigma_j(b) = \frac{b}{\sqrt{1 + (s_j b)^2}} - \frac{\rho_j\, b}{\sqrt{1 + (\rho_j s_j b)^2}}, \quad
         \rho_j = \tfrac{a_j}{32},
 
-    with a learned share a in (0, 1) and sharpness s > 0 for each filter. A profile rises over
-    answers up to 1/s and falls back towards zero: at 1/(ρs) 0.3 of its height are left. Its slopes
-    lie in [−1/32, 1], so that Dg is symmetric with eigenvalues in [−1, 1]. A network of one such
-    block with the scale :math:`c = 1 / (1 - \tfrac{31}{33} L)` is
+    with a learned share a in (0, 1) and sharpness s > 0 for each filter. A profile rises steeply
+    over answers up to 1/s, is highest near :math:`\rho^{-1/3}/s` and falls back slowly: at 1/(ρs)
+    about 0.3 of its height are left. Its slopes lie in [−1/32, 1], so that Dg is symmetric with
+    eigenvalues in [−1, 1]. A network of one such block with the scale :math:`c = 1 / (1 - \tfrac{31}{33} L)` is
 
     .. math:: \varphi(x) = x + \nu\, W^\top \sigma(W x + b) = x + \nabla R(x), \qquad
         \nu = \frac{64 L}{33 - 31 L} < 32, \quad R(x) = \nu \sum_j S_j\big((W x + b)_j\big) \ge 0,
 
-    with the antiderivatives S, which are bounded. R is not convex, but lacks at most ν/32 < 1 for
-    it, so that φ has an inverse; and the energy :math:`\tfrac12 \|A x - y\|^2 + t R(x)` of every
-    operator is never negative.
+    with the antiderivatives S, which are bounded by :math:`(1/\rho - 1)/s^2`. R is not convex, but
+    lacks at most ν/32 < 1 for it, so that φ has an inverse; and the energy
+    :math:`\tfrac12 \|A x - y\|^2 + t R(x)` of every operator is never negative.
 
     Args:
         shape, filters, kernel, share, sharpness, generator: as in `Ridge`.

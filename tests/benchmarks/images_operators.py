@@ -1,0 +1,95 @@
+"""The networks of `images.py` on a blur and a tomograph, beside what one would take otherwise."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import torch
+from joblib import Parallel, delayed
+from torch import Tensor, nn
+
+import invbayes as ib
+from tests.benchmarks.images_data import TESTS, decibels, observed, operators
+from tests.benchmarks.images_rivals import by_bm3d_deblurring, by_tikhonov, by_variation
+
+WEIGHTS = {"steep": (0.5, 1, 2, 4, 8), "falling": (0.25, 0.5, 1, 2, 4)}  # the factors λ
+STRETCHES = {("falling", "tomography"): (1, 2)}  # the factors h, where not one alone
+WIDER = (-0.25, 0, 0.25, 0.5, 0.75)  # binary logarithms of factors on the noise, for BM3D
+HEADS = {
+    "operators": "linear | total variation | BM3D | trained for it | steep | λ = 1",
+    "operators_falling": "total variation | trained for it | falling | h = 1 | λ = h = 1",
+}
+Networks = dict[str, list[ib.InvertibleResNet]]
+
+
+def reconstructions(nets: Networks, trained: dict[str, nn.Module]) -> dict[str, list[str]]:
+    """Two tables: the networks with convex penalties, and those whose profiles fall back."""
+    cases = [*product(TESTS, ("deblurring", "tomography"))]
+    found = Parallel(n_jobs=2)(delayed(row)(nets, trained, *case) for case in cases)
+    tables = {}
+    for title, heads in HEADS.items():
+        columns = heads.split(" | ")
+        kind = "steep" if title == "operators" else "falling"
+        keys = [f"{kind}, {name}" if "=" in name else name for name in columns]
+        lines = [f"| | {heads} |", "|---" * (len(columns) + 1) + "|"]
+        for (name, task), entries in zip(cases, found, strict=True):
+            lines.append(f"| {task}, {name} | " + " | ".join(entries[k] for k in keys) + " |")
+        tables[title] = lines
+    return tables
+
+
+def row(nets: Networks, trained: dict[str, nn.Module], name: str, task: str) -> dict[str, str]:
+    """Each method with its own best factors on the picture; the networks also with one.
+
+    Beside them plain networks that were trained for a task, and have no factor.
+    """
+    torch.set_num_threads(1)
+    problem, x = operators(name)[task]
+    y, std = observed(problem, x), problem.noise_std
+    best = max(decibels(by_tikhonov(problem, y, std**2 * 2.0**w), x) for w in range(-7, 2))
+    edges = max(decibels(by_variation(problem, y, std * 2.0**w), x) for w in range(-5, 3))
+    entries = {"linear": f"{best:.2f}", "total variation": f"{edges:.2f}"}
+    entries["BM3D"] = matched(task, problem, x, y)
+    plain = trained.get(task)
+    entries["trained for it"] = f"{decibels(y - plain(y[None])[0], x):.2f}" if plain else "–"
+    for kind, weights in WEIGHTS.items():
+        tried = [*product(weights, STRETCHES.get((kind, task), (1,)))]
+        scores = [
+            {pair: decibels(by_network(net, problem, y, *pair), x) for pair in tried}
+            for net in nets[kind]
+        ]
+        entries |= columns(kind, scores)
+    print(name, task, entries, flush=True)
+    return entries
+
+
+def columns(kind: str, scores: list[dict[tuple[float, float], float]]) -> dict[str, str]:
+    """The best of all factors, of those with h = 1, and the factors one; a number for each seed."""
+    rules = {
+        kind: lambda found: max(found.values()),
+        f"{kind}, h = 1": lambda found: max(v for (_, h), v in found.items() if h == 1),
+        f"{kind}, λ = 1": lambda found: found[1, 1],
+        f"{kind}, λ = h = 1": lambda found: found[1, 1],
+    }
+    return {key: " ".join(f"{rule(each):.2f}" for each in scores) for key, rule in rules.items()}
+
+
+def by_network(
+    net: ib.InvertibleResNet, problem: ib.LinearProblem, y: Tensor, weight: float, stretch: float
+) -> Tensor:
+    """The minimum of the energy with the penalty λ R(h x) / h²."""
+    z = problem.normal_data(stretch * y)
+    posterior = ib.LearnedPosterior(net, problem, trained_at=weight**-0.5)
+    found = posterior.mode(z, torch.zeros(1, *z.shape), tol=2e-5 * z.norm().item())
+    return found / stretch
+
+
+def matched(task: str, problem: ib.LinearProblem, x: Tensor, y: Tensor) -> str:
+    """BM3D's best, where it has a method."""
+    if task != "deblurring":
+        return "–"
+    try:
+        scores = [decibels(by_bm3d_deblurring(problem, y, 0.1 * 2**w), x) for w in WIDER]
+    except ImportError:
+        return "–"
+    return f"{max(scores):.2f}"
