@@ -33,3 +33,13 @@ addEventListener("load", () => {
     watch.observe(table.parentElement);
   }
 });
+
+// A slider's pictures may be wider than a phone: then it says so.
+addEventListener("load", () => {
+  const watch = new ResizeObserver((changes) => {
+    for (const { target } of changes) {
+      target.toggleAttribute("data-wide", target.scrollWidth > target.clientWidth);
+    }
+  });
+  for (const box of document.querySelectorAll(".frame-slider")) watch.observe(box);
+});

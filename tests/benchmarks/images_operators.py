@@ -9,14 +9,25 @@ from joblib import Parallel, delayed
 from torch import Tensor, nn
 
 import invbayes as ib
-from tests.benchmarks.images_data import TESTS, decibels, observed, operators
-from tests.benchmarks.images_rivals import by_bm3d_deblurring, by_tikhonov, by_variation
+from tests.benchmarks.images_data import (
+    TESTS,
+    decibels,
+    observed,
+    operators,
+    training_pictures,
+)
+from tests.benchmarks.images_rivals import (
+    by_bm3d_deblurring,
+    by_tikhonov,
+    by_variation,
+    by_wiener,
+)
 
 WEIGHTS = {"steep": (0.5, 1, 2, 4, 8), "falling": (0.25, 0.5, 1, 2, 4)}  # the factors λ
 STRETCHES = {("falling", "tomography"): (1, 2)}  # the factors h, where not one alone
 WIDER = (-0.25, 0, 0.25, 0.5, 0.75)  # binary logarithms of factors on the noise, for BM3D
 HEADS = {
-    "operators": "linear | total variation | BM3D | trained for it | steep | λ = 1",
+    "operators": "Wiener | linear | total variation | BM3D | trained for it | steep | λ = 1",
     "operators_falling": "total variation | trained for it | falling | h = 1 | λ = h = 1",
 }
 Networks = dict[str, list[ib.InvertibleResNet]]
@@ -46,9 +57,11 @@ def row(nets: Networks, trained: dict[str, nn.Module], name: str, task: str) -> 
     torch.set_num_threads(1)
     problem, x = operators(name)[task]
     y, std = observed(problem, x), problem.noise_std
-    best = max(decibels(by_tikhonov(problem, y, std**2 * 2.0**w), x) for w in range(-7, 2))
+    best = max(decibels(by_tikhonov(problem, y, std**2 * 2.0**w), x) for w in range(-7, 6))
     edges = max(decibels(by_variation(problem, y, std * 2.0**w), x) for w in range(-5, 3))
-    entries = {"linear": f"{best:.2f}", "total variation": f"{edges:.2f}"}
+    entries = {"linear": f"{best:.2f}", "total variation": f"{edges:.2f}", "Wiener": "–"}
+    if task == "deblurring":
+        entries["Wiener"] = f"{decibels(by_wiener(training_pictures(), problem, y), x):.2f}"
     entries["BM3D"] = matched(task, problem, x, y)
     plain = trained.get(task)
     entries["trained for it"] = f"{decibels(y - plain(y[None])[0], x):.2f}" if plain else "–"

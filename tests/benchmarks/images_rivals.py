@@ -58,6 +58,25 @@ def by_tikhonov(problem: ib.LinearProblem, y: Tensor, weight: float) -> Tensor:
     return found.reshape(z.shape)[0]
 
 
+def by_wiener(pictures: list[Tensor], problem: ib.LinearProblem, y: Tensor) -> Tensor:
+    """The best linear filter for the mean power of pictures of this size; the mean is kept.
+
+    The problem must be a symmetric convolution.
+    """
+    size = problem.shape[1]
+    side = torch.hann_window(size, periodic=False)
+    window = side[:, None] * side * size / side.square().sum()
+    large = [picture for picture in pictures if min(picture.shape[1:]) >= size]
+    x, _ = ib.random_crops(large, problem)(200, torch.Generator().manual_seed(5))
+    power = torch.fft.fft2((x - x.mean((2, 3), keepdim=True)) * window).abs().square().mean(0)
+    spot = torch.zeros(problem.shape)
+    spot[0, 0, 0] = 1
+    transfer = torch.fft.fft2(problem.apply(spot)).real
+    gain = transfer * power / (transfer**2 * power + problem.noise_std**2 * x[0].numel())
+    gain[..., 0, 0] = 1
+    return torch.fft.ifft2(torch.fft.fft2(y) * gain).real
+
+
 def plain_network(pictures: list[Tensor], problem: ib.LinearProblem, steps: int) -> nn.Sequential:
     """What one would try without any certificate: five layers that guess y − x for one problem."""
     with torch.random.fork_rng():

@@ -118,6 +118,15 @@ CUT_OFF = """() => {
     return [...cut, ...wide].map(element => element.textContent.slice(0, 80));
 }"""
 
+# Sliders that run over a phone's edge without a hint, or have one for nothing.
+UNTOLD = """async () => {
+    await new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));
+    return [...document.querySelectorAll('.frame-slider')].filter(box =>
+        (box.scrollWidth > box.clientWidth)
+            != getComputedStyle(box, '::before').content.includes('swipe')).map(
+        box => box.querySelector('label').textContent);
+}"""
+
 
 def test_formulas_are_rendered(opened, book):
     source = (book / opened.name).read_text(encoding="utf-8")
@@ -146,6 +155,11 @@ def test_no_sideways_scroll_on_a_phone(opened):
         "() => { scrollTo(1000, 0); return [document.documentElement.scrollWidth, scrollX]; }"
     )
     assert (width, moved) == (390, 0)
+
+
+def test_a_slider_wider_than_a_phone_says_so(opened):
+    """On the phone of the check before."""
+    assert opened.page.evaluate(UNTOLD) == []
 
 
 @pytest.fixture(scope="module")
