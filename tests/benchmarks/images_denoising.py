@@ -80,7 +80,7 @@ def risks(net: ib.InvertibleResNet) -> list[str]:
         drawn = [one_risk(net, x, seed=100 * number + draw) for draw in range(DRAWS)]
         told, error, true = torch.tensor(drawn).T
         off = 100 * (told / true - 1)
-        each = " ".join(f"{value:.1f}" for value in off.tolist())
+        each = " ".join(f"{round(value, 1) + 0.0:.1f}" for value in off.tolist())  # no −0.0
         spread = off.std().item() / DRAWS**0.5
         middle = f"{told.mean():.4f} ± {error.mean():.4f} | {true.mean():.4f}"
         lines.append(f"| {name} | {middle} | {each} % | {off.mean():.1f} ± {spread:.1f} % |")
