@@ -2,7 +2,8 @@
 
 Networks of chapter 10's kind, steeper ones, and such whose profiles fall back: up to nine minutes
 each on a quiet core, two at a time; trained networks are kept in ``.bench``. Writes
-``book/_generated/images_*.md``, which chapter 10 shows. Names of tables make these only.
+``book/_generated/images_*.md``, which chapter 10 shows. Arguments (``denoising``, ``operators``,
+``risk``) name the parts that are made; by default all.
 """
 
 from __future__ import annotations
