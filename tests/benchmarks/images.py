@@ -17,9 +17,9 @@ from joblib import Parallel, delayed
 from torch import nn
 
 import invbayes as ib
-from tests.benchmarks.images_data import CROP, blur, noise, training_pictures
+from tests.benchmarks.images_data import blur, noise, training_pictures
 from tests.benchmarks.images_denoising import Denoisers, denoising, risks
-from tests.benchmarks.images_operators import reconstructions
+from tests.benchmarks.images_operators import Networks, reconstructions
 from tests.benchmarks.images_rivals import plain_network
 
 ROOT = Path(__file__).parents[2]
@@ -44,9 +44,8 @@ KINDS = {
     "held": FALLING._replace(share=1e-3, learn_share=False, seeds=1),  # its profiles stay
     "falling": FALLING,
 }
-STEPS, BATCH, PLAIN_STEPS = 3000, 2, 6000
+STEPS, CROP, BATCH, PLAIN_STEPS = 3000, 48, 2, 6000
 CUT = (1, CROP, CROP)
-Networks = dict[str, list[ib.InvertibleResNet]]
 
 
 def denoiser(kind: str, seed: int) -> ib.InvertibleResNet:

@@ -13,7 +13,6 @@ from invbayes.imaging import gaussian_blur, photograph, tomograph
 
 TRAINING = ("astronaut", "chelsea", "coffee", "rocket", "stereo_motorcycle")
 TESTS = ("camera", "coins", "moon")
-CROP = 48
 RAYS = tomograph(128, angles=30).astype("float32")
 
 

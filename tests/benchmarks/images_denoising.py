@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -61,15 +62,24 @@ def denoised(name: str, nets: Denoisers) -> dict[str, tuple[float, float]]:
 
 def by_rivals(x: Tensor, y: Tensor) -> dict[str, Tensor]:
     """Each method with the best weight on a training picture, and with the best on this one."""
-    cat, found = units(*TUNED_ON), {}
-    problem, other = noise(x.shape), noise(cat.shape)
-    z = observed(other, cat)
+    problem, found = noise(x.shape), {}
     for title, method in METHODS.items():
-        tuned = max(FACTORS, key=lambda w: decibels(method(other, z, w), cat))
-        best = max(FACTORS, key=lambda w: decibels(method(problem, y, w), x))
-        found[title] = method(problem, y, tuned)
-        found[f"{title}, its best weight"] = method(problem, y, best)
+        found[title] = method(problem, y, tuned(title))
+        found[f"{title}, its best weight"] = method(problem, y, best_factor(title, x, y))
     return found
+
+
+@cache
+def tuned(title: str) -> float:
+    """The factor that is best on a training picture."""
+    x = units(*TUNED_ON)
+    return best_factor(title, x, observed(noise(x.shape), x))
+
+
+def best_factor(title: str, x: Tensor, y: Tensor) -> float:
+    """The factor that is best on this picture."""
+    problem = noise(x.shape)
+    return max(FACTORS, key=lambda w: decibels(METHODS[title](problem, y, w), x))
 
 
 def risks(net: ib.InvertibleResNet) -> list[str]:

@@ -26,9 +26,10 @@ from tests.benchmarks.images_rivals import (
 WEIGHTS = {"steep": (0.5, 1, 2, 4, 8), "falling": (0.25, 0.5, 1, 2, 4)}  # the factors λ
 STRETCHES = {("falling", "tomography"): (1, 2)}  # the factors h, where not one alone
 WIDER = (-0.25, 0, 0.25, 0.5, 0.75)  # binary logarithms of factors on the noise, for BM3D
-HEADS = {
-    "operators": "Wiener | linear | total variation | BM3D | trained for it | steep | λ = 1",
-    "operators_falling": "total variation | trained for it | falling | h = 1 | λ = h = 1",
+ONES = {"steep": "λ = 1", "falling": "λ = h = 1"}  # without a look at the truth
+TABLES = {  # the kind, and what stands beside it
+    "operators": ("steep", ["Wiener", "linear", "total variation", "BM3D", "trained for it"]),
+    "operators_falling": ("falling", ["total variation", "trained for it"]),
 }
 Networks = dict[str, list[ib.InvertibleResNet]]
 
@@ -38,11 +39,11 @@ def reconstructions(nets: Networks, trained: dict[str, nn.Module]) -> dict[str, 
     cases = [*product(TESTS, ("deblurring", "tomography"))]
     found = Parallel(n_jobs=2)(delayed(row)(nets, trained, *case) for case in cases)
     tables = {}
-    for title, heads in HEADS.items():
-        columns = heads.split(" | ")
-        kind = "steep" if title == "operators" else "falling"
-        keys = [f"{kind}, {name}" if "=" in name else name for name in columns]
-        lines = [f"| | {heads} |", "|---" * (len(columns) + 1) + "|"]
+    for title, (kind, beside) in TABLES.items():
+        between = ["h = 1"] if kind == "falling" else []
+        heads = [*beside, kind, *between, ONES[kind]]
+        keys = [*beside, kind, *(f"{kind}, {name}" for name in (*between, ONES[kind]))]
+        lines = [f"| | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
         for (name, task), entries in zip(cases, found, strict=True):
             lines.append(f"| {task}, {name} | " + " | ".join(entries[k] for k in keys) + " |")
         tables[title] = lines
@@ -81,8 +82,7 @@ def columns(kind: str, scores: list[dict[tuple[float, float], float]]) -> dict[s
     rules = {
         kind: lambda found: max(found.values()),
         f"{kind}, h = 1": lambda found: max(v for (_, h), v in found.items() if h == 1),
-        f"{kind}, λ = 1": lambda found: found[1, 1],
-        f"{kind}, λ = h = 1": lambda found: found[1, 1],
+        f"{kind}, {ONES[kind]}": lambda found: found[1, 1],
     }
     return {key: " ".join(f"{rule(each):.2f}" for each in scores) for key, rule in rules.items()}
 

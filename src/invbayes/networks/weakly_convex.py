@@ -48,7 +48,8 @@ class WeaklyConvexRidge(Ridge):
     with a learned share a in (0, 1) and sharpness s > 0 for each filter. A profile rises steeply
     over answers up to 1/s, is highest near :math:`\rho^{-1/3}/s` and falls back slowly: at 1/(ρs)
     about 0.3 of its height are left. Its slopes lie in [−1/32, 1], so that Dg is symmetric with
-    eigenvalues in [−1, 1]. A network of one such block with the scale :math:`c = 1 / (1 - \tfrac{31}{33} L)` is
+    eigenvalues in [−1, 1]. A network of one such block with the scale
+    :math:`c = 1 / (1 - \tfrac{31}{33} L)` is
 
     .. math:: \varphi(x) = x + \nu\, W^\top \sigma(W x + b) = x + \nabla R(x), \qquad
         \nu = \frac{64 L}{33 - 31 L} < 32, \quad R(x) = \nu \sum_j S_j\big((W x + b)_j\big) \ge 0,
