@@ -1,4 +1,4 @@
-"""Pictures: photographs that ship with scikit-image, a blur, a tomograph, total variation."""
+"""Pictures: photographs that ship with scikit-image, a blur, a tomograph, and what one tries first."""
 
 from __future__ import annotations
 
@@ -170,6 +170,70 @@ def total_variation(
         moved = x - pace * (_gradient_adjoint(edges) + problem.adjoint(rest))
         x, ahead = moved, 2 * moved - x
     return x
+
+
+def wiener(problem: LinearProblem, y: Tensor, pictures: Tensor) -> Tensor:
+    r"""The best linear filter for pictures of this mean power, Wiener's, for a periodic convolution,
+
+    .. math:: \hat x(\omega) = \frac{\overline{h(\omega)}\, S(\omega)}
+        {|h(\omega)|^2\, S(\omega) + \delta^2}\; \hat y(\omega), \quad \omega \ne 0, \qquad
+        \hat x(0) = \frac{\hat y(0)}{h(0)},
+
+    with h the operator's symbol and S(ω) the mean of :math:`|\hat p(\omega)|^2` a pixel over the
+    pictures p, less their means and under a Hann window, as they are not periodic.
+
+    Args:
+        problem: the measurement, a convolution with periodic boundary, with white noise.
+        y: data, shape ``(*data_shape)``.
+        pictures: cut-outs of the data's size that are like the unknown one, shape ``(n, *shape)``.
+
+    Raises:
+        ValueError: for data or pictures that do not fit, or an operator that is no such
+            convolution or loses the mean.
+
+    Source: Wiener 1949.
+
+    Example:
+        >>> import torch
+        >>> from invbayes import LinearProblem
+        >>> problem = LinearProblem(torch.clone, 1.0, shape=(1, 8, 8))
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> flat = torch.randn(50, 1, 1, 1, generator=generator).expand(50, 1, 8, 8)
+        >>> y = problem.observe(flat[0], generator=generator)
+        >>> torch.allclose(wiener(problem, y, flat), y.mean().expand(1, 8, 8), atol=1e-6)
+        True
+    """
+    check_points("y", y, problem.data_shape, like=problem.like)
+    check_points("pictures", pictures, problem.shape, like=problem.like)
+    centred = pictures - pictures.mean((-2, -1), keepdim=True)
+    power = torch.fft.fft2(centred * _hann(problem)).abs().square().mean(0)
+    symbol, noise = _symbol(problem), problem.noise_std**2 * y.shape[-2:].numel()
+    gain = symbol.conj() * power / (symbol.abs().square() * power + noise)
+    gain[..., 0, 0] = 1 / symbol[..., 0, 0]
+    return torch.fft.ifft2(torch.fft.fft2(y) * gain).real
+
+
+def _symbol(problem: LinearProblem) -> Tensor:
+    """What the operator multiplies each frequency by."""
+    rough = torch.randn(problem.shape, generator=torch.Generator().manual_seed(0)).to(problem.like)
+    spot = torch.zeros_like(rough)
+    spot[..., 0, 0] = 1
+    if problem.data_shape != problem.shape:
+        raise ValueError("problem must be a periodic convolution, but its data have another shape")
+    symbol, answer = torch.fft.fft2(problem.apply(spot)), problem.apply(rough)
+    least = 1e3 * torch.finfo(rough.dtype).eps * symbol.abs().max()
+    if (torch.fft.ifft2(torch.fft.fft2(rough) * symbol).real - answer).abs().max() > least:
+        raise ValueError("problem must be a periodic convolution, but its operator is none")
+    if symbol[..., 0, 0].abs().min() <= least:
+        raise ValueError("problem must keep a picture's mean, but its operator loses it")
+    return symbol
+
+
+def _hann(problem: LinearProblem) -> Tensor:
+    """A window with the mean square one."""
+    down, right = (torch.hann_window(side).to(problem.like) for side in problem.shape[-2:])
+    window = down[:, None] * right
+    return window / window.square().mean().sqrt()
 
 
 def _gradient(x: Tensor) -> Tensor:

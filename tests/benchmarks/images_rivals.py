@@ -12,7 +12,7 @@ from skimage.restoration import denoise_nl_means
 from torch import Tensor, nn
 
 import invbayes as ib
-from invbayes.imaging import total_variation
+from invbayes.imaging import total_variation, wiener
 from invbayes.networks.conjugate import conjugate_gradients
 
 
@@ -59,22 +59,10 @@ def by_tikhonov(problem: ib.LinearProblem, y: Tensor, weight: float) -> Tensor:
 
 
 def by_wiener(pictures: list[Tensor], problem: ib.LinearProblem, y: Tensor) -> Tensor:
-    """The best linear filter for the mean power of pictures of this size; the mean is kept.
-
-    The problem must be a symmetric convolution.
-    """
-    size = problem.shape[1]
-    side = torch.hann_window(size, periodic=False)
-    window = side[:, None] * side * size / side.square().sum()
-    large = [picture for picture in pictures if min(picture.shape[1:]) >= size]
-    x, _ = ib.random_crops(large, problem)(200, torch.Generator().manual_seed(5))
-    power = torch.fft.fft2((x - x.mean((2, 3), keepdim=True)) * window).abs().square().mean(0)
-    spot = torch.zeros(problem.shape)
-    spot[0, 0, 0] = 1
-    transfer = torch.fft.fft2(problem.apply(spot)).real
-    gain = transfer * power / (transfer**2 * power + problem.noise_std**2 * x[0].numel())
-    gain[..., 0, 0] = 1
-    return torch.fft.ifft2(torch.fft.fft2(y) * gain).real
+    """Wiener's filter for the pictures that are large enough."""
+    large = [picture for picture in pictures if min(picture.shape[1:]) >= problem.shape[1]]
+    cut_outs, _ = ib.random_crops(large, problem)(200, torch.Generator().manual_seed(5))
+    return wiener(problem, y, cut_outs)
 
 
 def plain_network(pictures: list[Tensor], problem: ib.LinearProblem, steps: int) -> nn.Sequential:
