@@ -27,6 +27,12 @@ def percent(value: float) -> str:
     return "–" if math.isnan(value) else f"{float(f'{100 * value:.2g}'):g} %"
 
 
+def span(entries: list[dict], key: str) -> str:
+    """From the nearest seed to the farthest: they scatter."""
+    least, most = (percent(choose(entry[key] for entry in entries)) for choose in (min, max))
+    return most if least == most else f"{least.removesuffix(' %')} to {most}"
+
+
 def off_exact(entries: list[dict]) -> str:
     """The largest distance of a coverage from that of the exact ellipses, in points."""
     gaps = [abs(a - b) for e in entries for a, b in zip(e["cover"], e["exact"], strict=True)]
@@ -50,14 +56,14 @@ coverage of the 50, 90 and 95 % ellipses less that of the exact ones, in points,
 *trace*: the mean trace over the exact one's, less one (*ratio*: not less one). *risk*: unbiased
 risk less true error, in standard errors of this difference (all rows share one draw of the noise).
 *evidence*, *log q*: the distance from the true log-density up to a constant, rms, in nats. *one
-mode*: the share of data with one mode; *to Laplace*: the median relative distance over these
-(a dash: there are none). *coverage*, *Laplace's own*: of the 50, 90 and 95 % ellipses over all
-data, of the network and of Laplace at exact MAP.
+mode*: the share of data with one mode; *to Laplace*: the median relative distance over these, from
+the best of the seeds to the worst (a dash: there are none). *coverage*, *Laplace's own*: of the 50,
+90 and 95 % ellipses over all data, of the network and of Laplace at exact MAP.
 """
 LOG_DET = {"coverage": covers, "ratio": lambda e: f"{worst(e, 'trace'):.2f}"}
 PEAK = {
     "one mode": lambda e: percent(worst(e, "one mode")),
-    "to Laplace": lambda e: percent(worst(e, "laplace")),
+    "to Laplace": lambda e: span(e, "laplace"),
     "coverage": lambda e: covers(e, "some cover"),
     "Laplace's own": lambda e: covers(e, "laplace cover"),
 }
