@@ -199,9 +199,8 @@ class LearnedPosterior:
         Args:
             z: normal data, shape ``(*, *shape)``.
             starts: where to begin, of a shape that broadcasts with z, such as ``(k, 1, d)``.
-            tol: the largest residual, in the units of z; by default :math:`\varepsilon^{0.6}`. The
-                distance to the solution is larger by the inverse of the energy's least curvature,
-                which is small where the operator hides much.
+            tol: the largest residual, in the units of z; by default :math:`\varepsilon^{0.6}`; where
+                the energy is flat, the distance to a solution is much larger.
             max_steps: of each search.
 
         Raises:
