@@ -26,7 +26,14 @@ from tests.benchmarks.images_rivals import (
 WEIGHTS = {"steep": (0.5, 1, 2, 4, 8), "falling": (0.25, 0.5, 1, 2, 4)}  # the factors λ
 STRETCHES = {("falling", "tomography"): (1, 2)}  # the factors h, where not one alone
 WIDER = (-0.25, 0, 0.25, 0.5, 0.75)  # binary logarithms of factors on the noise, for BM3D
-ONES = {"steep": "λ = 1", "falling": "λ = h = 1"}  # without a look at the truth
+RULES = {  # a column of a network's scores at its factors (λ, h): the best, or no choice at all
+    "steep": {"steep": lambda found: max(found.values()), "λ = 1": lambda found: found[1, 1]},
+    "falling": {
+        "falling": lambda found: max(found.values()),
+        "h = 1": lambda found: max(score for (_, h), score in found.items() if h == 1),
+        "λ = h = 1": lambda found: found[1, 1],
+    },
+}
 TABLES = {  # the kind, and what stands beside it
     "operators": ("steep", ["Wiener", "linear", "total variation", "BM3D", "trained for it"]),
     "operators_falling": ("falling", ["total variation", "trained for it"]),
@@ -40,12 +47,12 @@ def reconstructions(nets: Networks, trained: dict[str, nn.Module]) -> dict[str, 
     found = Parallel(n_jobs=2)(delayed(row)(nets, trained, *case) for case in cases)
     tables = {}
     for title, (kind, beside) in TABLES.items():
-        between = ["h = 1"] if kind == "falling" else []
-        heads = [*beside, kind, *between, ONES[kind]]
-        keys = [*beside, kind, *(f"{kind}, {name}" for name in (*between, ONES[kind]))]
+        heads = [*beside, *RULES[kind]]
         lines = [f"| | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
         for (name, task), entries in zip(cases, found, strict=True):
-            lines.append(f"| {task}, {name} | " + " | ".join(entries[k] for k in keys) + " |")
+            lines.append(
+                f"| {task}, {name} | " + " | ".join(entries[head] for head in heads) + " |"
+            )
         tables[title] = lines
     return tables
 
@@ -78,13 +85,9 @@ def row(nets: Networks, trained: dict[str, nn.Module], name: str, task: str) -> 
 
 
 def columns(kind: str, scores: list[dict[tuple[float, float], float]]) -> dict[str, str]:
-    """The best of all factors, of those with h = 1, and the factors one; a number for each seed."""
-    rules = {
-        kind: lambda found: max(found.values()),
-        f"{kind}, h = 1": lambda found: max(v for (_, h), v in found.items() if h == 1),
-        f"{kind}, {ONES[kind]}": lambda found: found[1, 1],
-    }
-    return {key: " ".join(f"{rule(each):.2f}" for each in scores) for key, rule in rules.items()}
+    """The columns of a kind; a number for each seed."""
+    rules = RULES[kind].items()
+    return {head: " ".join(f"{rule(each):.2f}" for each in scores) for head, rule in rules}
 
 
 def by_network(

@@ -46,7 +46,7 @@ class WeaklyConvexRidge(Ridge):
         \rho_j = \tfrac{a_j}{32},
 
     with a learned share a in (0, 1) and sharpness s > 0 for each filter. A profile rises steeply
-    over answers up to 1/s, is highest near :math:`\rho^{-1/3}/s` and falls back slowly: at 1/(ρs)
+    over responses up to 1/s, is highest near :math:`\rho^{-1/3}/s` and falls back slowly: at 1/(ρs)
     about 0.3 of its height are left. Its slopes lie in [−1/32, 1], so that Dg is symmetric with
     eigenvalues in [−1, 1]. A network of one such block with the scale
     :math:`c = 1 / (1 - \tfrac{31}{33} L)` is
