@@ -34,12 +34,15 @@ addEventListener("load", () => {
   }
 });
 
-// A slider's pictures may be wider than a phone: then it says so.
+// What is wider than a phone says so: a slider's pictures, code, formulas. A displayed formula moves
+// inside of its own box, which MathJax may make later. (A pixel may be rounding.)
 addEventListener("load", () => {
   const watch = new ResizeObserver((changes) => {
     for (const { target } of changes) {
-      target.toggleAttribute("data-wide", target.scrollWidth > target.clientWidth);
+      const box = target.querySelector(":scope > mjx-container[display]") ?? target;
+      box.toggleAttribute("data-wide", box.scrollWidth > box.clientWidth + 2);
     }
   });
-  for (const box of document.querySelectorAll(".frame-slider")) watch.observe(box);
+  const boxes = ".frame-slider, .bd-article :is(.math, pre)";
+  for (const box of document.querySelectorAll(boxes)) watch.observe(box);
 });

@@ -127,6 +127,29 @@ UNTOLD = """async () => {
         box => box.querySelector('label').textContent);
 }"""
 
+# Formulas and code that run over a phone's edge and do not fade there, or fade at their end, or for
+# nothing.
+UNFADED = """async () => {
+    const drawn = () => new Promise(done =>
+        requestAnimationFrame(() => requestAnimationFrame(done)));
+    const faded = box => {
+        const style = getComputedStyle(box);
+        return style.maskImage != 'none' && style.getPropertyValue('--fade') != '0px';
+    };
+    const boxes = [...document.querySelectorAll(
+        '.bd-article :is(pre, span.math, .math > mjx-container[display])')].filter(
+        box => box.checkVisibility() && getComputedStyle(box).overflowX == 'auto');
+    // A formula has hidden text beside it, for screen readers.
+    const width = box => box.querySelector('mjx-math')?.offsetWidth ?? box.scrollWidth;
+    await drawn();
+    const wrong = boxes.filter(box => faded(box) != width(box) > box.clientWidth + 2);
+    boxes.forEach(box => box.scrollLeft = box.scrollWidth);
+    await drawn();
+    wrong.push(...boxes.filter(faded));
+    boxes.forEach(box => box.scrollLeft = 0);
+    return wrong.map(box => box.textContent.slice(0, 80));
+}"""
+
 
 def test_formulas_are_rendered(opened, book):
     source = (book / opened.name).read_text(encoding="utf-8")
@@ -160,6 +183,11 @@ def test_no_sideways_scroll_on_a_phone(opened):
 def test_a_slider_wider_than_a_phone_says_so(opened):
     """On the phone of the check before."""
     assert opened.page.evaluate(UNTOLD) == []
+
+
+def test_formulas_and_code_wider_than_a_phone_fade_at_its_edge(opened):
+    """On the phone of the check before."""
+    assert opened.page.evaluate(UNFADED) == []
 
 
 @pytest.fixture(scope="module")
