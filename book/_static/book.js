@@ -34,8 +34,8 @@ addEventListener("load", () => {
   }
 });
 
-// What is wider than a phone says so: a slider's pictures, code, formulas. A displayed formula moves
-// inside of its own box, which MathJax may make later. (A pixel may be rounding.)
+// What is wider than a phone says so: a slider's pictures, code, tables, formulas. A displayed
+// formula moves inside of its own box, which MathJax may make later. (A pixel may be rounding.)
 addEventListener("load", () => {
   const watch = new ResizeObserver((changes) => {
     for (const { target } of changes) {
@@ -43,6 +43,6 @@ addEventListener("load", () => {
       box.toggleAttribute("data-wide", box.scrollWidth > box.clientWidth + 2);
     }
   });
-  const boxes = ".frame-slider, .bd-article :is(.math, pre)";
+  const boxes = ".frame-slider, .bd-article :is(.math, pre, .pst-scrollable-table-container)";
   for (const box of document.querySelectorAll(boxes)) watch.observe(box);
 });
