@@ -19,30 +19,22 @@ document.documentElement.dataset.mode ||= "auto";
   });
 }
 
-// A table wider than its column scrolls; the keyboard can reach it only if it takes the focus.
+// What is wider than its column scrolls, and says so: a slider's pictures, code, tables, formulas. A
+// displayed formula moves inside of its own box, which MathJax may make later. (A pixel may be
+// rounding.) The keyboard can reach a table only if it takes the focus; code has it from the theme.
 addEventListener("load", () => {
   const watch = new ResizeObserver((changes) => {
     for (const { target } of changes) {
-      const box = target.closest(".pst-scrollable-table-container");
-      if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+      const inner = target.querySelector(":scope > mjx-container[display]");
+      const box = target.matches("table") ? target.parentElement : (inner ?? target);
+      const beyond = box.scrollWidth - box.clientWidth;
+      box.toggleAttribute("data-wide", beyond > 2);
+      if (!box.matches(".pst-scrollable-table-container")) continue;
+      if (beyond > 0) box.tabIndex = 0;
       else box.removeAttribute("tabindex");
     }
   });
-  for (const table of document.querySelectorAll(".pst-scrollable-table-container > table")) {
-    watch.observe(table);
-    watch.observe(table.parentElement);
-  }
-});
-
-// What is wider than a phone says so: a slider's pictures, code, tables, formulas. A displayed
-// formula moves inside of its own box, which MathJax may make later. (A pixel may be rounding.)
-addEventListener("load", () => {
-  const watch = new ResizeObserver((changes) => {
-    for (const { target } of changes) {
-      const box = target.querySelector(":scope > mjx-container[display]") ?? target;
-      box.toggleAttribute("data-wide", box.scrollWidth > box.clientWidth + 2);
-    }
-  });
-  const boxes = ".frame-slider, .bd-article :is(.math, pre, .pst-scrollable-table-container)";
+  const tables = ".pst-scrollable-table-container, .pst-scrollable-table-container > table";
+  const boxes = `.frame-slider, .bd-article :is(.math, pre), ${tables}`;
   for (const box of document.querySelectorAll(boxes)) watch.observe(box);
 });
