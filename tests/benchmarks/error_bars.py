@@ -1,6 +1,6 @@
 """Error bars of trained networks against exact posteriors, as a table: run by `make bench`.
 
-Nine problems of each of two priors, one process: about four hours on a quiet core. Writes
+Nine problems of each of two priors, one process: about five hours on a quiet core. Writes
 ``book/_generated/error_bars.md``, which the chapter on error bars shows. All numbers go to the
 standard output. A file, if one is named, keeps the results, so that an interrupted run can go on.
 """
