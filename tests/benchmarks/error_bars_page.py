@@ -107,6 +107,14 @@ FOLDED = (
 )
 
 
+def shown(name: str, entry: dict) -> bool:
+    """Whether an entry of the log has all that the page shows of a training."""
+    try:
+        return all(show([entry]) for show in PARTS[name][1].values())
+    except KeyError:
+        return False
+
+
 def table(results: dict, prior: str, names: tuple[str, ...]) -> list[str]:
     """A title, and one line for each problem with the columns of each training."""
     columns = [

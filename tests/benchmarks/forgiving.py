@@ -20,10 +20,10 @@ class ForgivingDivergence:
     .. math:: \min_\varphi\; \mathbb{E}\big[\tfrac{w}2 \|\varphi(x) - A^*\!A x\|^2
         - \delta^2 (w\, \mathrm{div}\, \varphi(x) + \langle \nabla w, \varphi(x) \rangle)\big],
 
-    for every bounded Lipschitz w > 0 with the minimiser of `Divergence`; a monotone network has to
-    miss that one somewhere, and pays less where w is small. Here w goes from one to a tenth where
-    the least eigenvalue of the symmetric part of :math:`W^{1/2} D\varphi_1 W^{1/2}` goes from 0.2
-    to 0.05, for a first network :math:`\varphi_1`.
+    whose minimiser over all maps is that of `Divergence`, for every bounded Lipschitz w > 0; a
+    monotone network has to miss that one somewhere, and pays less where w is small. Here w goes
+    from one to a tenth where the least eigenvalue of the symmetric part of
+    :math:`W^{1/2} D\varphi_1 W^{1/2}` goes from 0.2 to 0.05, for a first network :math:`\varphi_1`.
 
     Args:
         problem: the measurement.

@@ -1,4 +1,4 @@
-"""The weighted divergence: its identity, and its weight."""
+"""The divergence that forgives the fold: its identity, and its weight."""
 
 from dataclasses import replace
 from types import SimpleNamespace
