@@ -97,14 +97,18 @@ def everywhere(prior: ib.GaussianMixture, problem: ib.LinearProblem, n: int, sou
     return x, ib.ideal_forward_map(prior, problem, x)
 
 
-def forgiving(prior: ib.GaussianMixture, problem: ib.LinearProblem, seed: int):
+def forgiving(
+    prior: ib.GaussianMixture, problem: ib.LinearProblem, seed: int
+) -> ForgivingDivergence:
     """The loss of a second training, with a weight from the first."""
     first = train("d", prior, problem, seed).requires_grad_(False)
     root = power(ib.posterior_metric(problem, prior.covariance), 0.5)
     return ForgivingDivergence(problem, first, root)
 
 
-def train(name: str, prior: ib.GaussianMixture, problem: ib.LinearProblem, seed: int):
+def train(
+    name: str, prior: ib.GaussianMixture, problem: ib.LinearProblem, seed: int
+) -> ib.InvertibleResNet:
     """A network; without truth, from data alone."""
     metric = ib.posterior_metric(problem, prior.covariance)
     inverse = power(metric, -1)
