@@ -60,6 +60,8 @@ def test_a_density_is_drawn_where_it_is(ax):
     rings = [path.vertices for path in ax.collections[0].get_paths() if len(path.vertices)]
     middle = (rings[-1].max(0) + rings[-1].min(0)) / 2
     assert middle.tolist() == pytest.approx(centre.tolist(), abs=0.02)
+    filled, lines = ax.collections
+    assert lines.levels.tolist() == filled.levels[::3].tolist()  # a line for every third shade
 
 
 def test_a_slider_has_a_picture_a_text_and_a_name_for_each_value():
@@ -108,8 +110,9 @@ def test_an_unnormalised_density_is_drawn(ax):
 
 
 def test_a_frame_is_the_box_in_equal_units(ax):
-    frame(ax, (0, 2, 3, 7), xlabel="a", ylabel="b")
+    frame(ax, (0, 2, 3, 7), xlabel="a", ylabel="b", title="c")
     assert (*ax.get_xlim(), *ax.get_ylim()) == (0, 2, 3, 7)
+    assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_title()) == ("a", "b", "c")
     assert ax.get_aspect() == 1
 
 

@@ -11,6 +11,7 @@ from invbayes import (
     LinearProblem,
     LipschitzDense,
     NotConverged,
+    Ridge,
     concavity_defect,
     posterior,
     proximal,
@@ -139,6 +140,15 @@ def test_the_certificate_and_its_bound_are_attained_by_a_dilation():
     assert (learned.error_bound(found + 0.3, z) > 0.3 * 2**0.5).all()
 
 
+def test_a_picture_gets_no_certificate_from_its_operator():
+    """Beyond 1024 unknowns the least eigenvalue, here one, is not computed."""
+    source = torch.Generator().manual_seed(1)
+    net = InvertibleResNet(Ridge((1, None, None), 2, 3, generator=source), lipschitz=0.9)
+    small, large = (LinearProblem(torch.clone, 0.3, shape=(1, 32, n)) for n in (32, 33))
+    found = [LearnedPosterior(net, each, trained_at=0.3).monotonicity for each in (small, large)]
+    assert found == pytest.approx([1 - concavity_defect(net), -concavity_defect(net)])
+
+
 def test_the_inverse_keeps_its_tolerance_and_refuses_without_a_certificate():
     source = torch.Generator().manual_seed(1)
     net = InvertibleResNet(LipschitzDense(2, (32,), generator=source).double(), lipschitz=0.95)
@@ -164,6 +174,8 @@ def test_the_energy_is_the_integral_of_the_field():
     there, back = learned.energy(x, z, origin=z), learned.energy(z, z, origin=x)
     assert torch.allclose(there, -back, atol=1e-9)
     assert (learned.energy(z, z, origin=z) == 0).all()
+    middle = ((learned.forward_map(x / 2) - z) * x).sum(1)  # the rule with one node
+    assert torch.allclose(learned.energy(x, z, nodes=1), middle)
 
 
 def test_the_search_leaves_a_saddle_and_the_energy_chooses_the_mode():
