@@ -142,7 +142,8 @@ def total_variation(
         steps: of the method; a weight far below the noise takes more.
 
     Raises:
-        ValueError: for data that do not fit, or a weight or number of steps that is not positive.
+        ValueError: for data that do not fit, a weight or number of steps that is not positive, or
+            an operator that is zero.
 
     Source: Rudin, Osher and Fatemi 1992; Chambolle and Pock 2011; Condat 2013.
 
@@ -158,12 +159,13 @@ def total_variation(
     check_positive("weight", weight)
     check_count("steps", steps)
     check_points("y", y, problem.data_shape, like=problem.like)
-    start = torch.ones(problem.shape).to(y)
-    gain = 1.1 * largest_gain(problem, start, steps=30).item()  # it may be a little too small
-    # The steps' products are bounded; that of x is of the order of x, in the data's metric.
-    pace = 2 * problem.adjoint(y).square().mean().sqrt().item() / gain**1.5
-    first, second = 0.5 / (8 * pace), 0.5 / (gain * pace)
+    gain, size = _gain_of_any(problem), problem.adjoint(y).square().mean().sqrt().item()
     x = torch.zeros(problem.shape).to(y)
+    if not size:
+        return x  # the data term falls in no direction
+    # The steps' products are bounded; that of x is of the order of x, in the data's metric.
+    pace = 2 * size / gain**1.5
+    first, second = 0.5 / (8 * pace), 0.5 / (gain * pace)
     edges, rest = torch.zeros(2, *x.shape).to(x), torch.zeros_like(y)
     for _ in range(steps):
         step = -pace * (_gradient_adjoint(edges) + problem.adjoint(rest))
@@ -173,6 +175,16 @@ def total_variation(
         left = (rest + second * (problem.apply(ahead) - y)) / (1 + second)
         x, edges, rest = x + RELAXED * step, edges.lerp(bent, RELAXED), rest.lerp(left, RELAXED)
     return x
+
+
+def _gain_of_any(problem: LinearProblem) -> float:
+    """A bound of A*A. What A does to constants is often the most, but not if it sharpens edges."""
+    source = torch.Generator().manual_seed(0)
+    starts = torch.ones(problem.shape), torch.randn(problem.shape, generator=source)
+    gain = max(largest_gain(problem, v.to(problem.like), steps=30).item() for v in starts)
+    if not gain:
+        raise ValueError("problem must have an operator that is not zero")
+    return 1.1 * gain  # it may be a little too small
 
 
 def wiener(problem: LinearProblem, y: Tensor, pictures: Tensor) -> Tensor:

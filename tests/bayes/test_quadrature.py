@@ -54,7 +54,9 @@ def test_a_nonlinear_posterior_against_importance_sampling(generator):
     ("options", "message"),
     [
         ({"box": (-6.0, 0.0, -5.5, 6.0)}, "box must hold the posteriors"),
+        ({"box": (0.0, 6.0, -5.5, 6.0)}, "box must hold the posteriors"),
         ({"box": (-6.0, 5.5, -5.5, 0.0)}, "box must hold the posteriors"),
+        ({"box": (-6.0, 5.5, 0.0, 5.5)}, "box must hold the posteriors"),
         ({"nodes": 25}, "nodes must be more than 25: a node holds"),
         ({"nodes": 2}, "nodes must be an int of at least 3"),
         ({"log_prior": None}, "log_prior must be callable"),

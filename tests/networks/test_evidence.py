@@ -112,6 +112,8 @@ def test_wrong_arguments_are_named(generator):
     problem = LinearProblem(random_operator(3, 2, 2, generator), 0.3)
     net = InvertibleResNet.dense(2, generator=generator).double()
     y, origin = torch.zeros(4, 3).double(), prior.mean
+    with pytest.raises(ValueError, match="problem must be a LinearProblem"):
+        log_evidence(net, problem.matrix, y, origin=origin)
     with pytest.raises(ValueError, match="y must have shape"):
         log_evidence(net, problem, problem.normal_data(y), origin=origin)
     with pytest.raises(ValueError, match="start must have shape"):

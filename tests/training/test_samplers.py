@@ -287,6 +287,17 @@ def test_the_cut_outs_data_are_those_of_the_problem(generator):
     assert (random_crops([picture], problem)(1, generator)[0] == 1).all()
 
 
+def test_a_generator_fixes_the_cut_outs():
+    """Pictures, places, turns and noise, whatever PyTorch's own generator is at."""
+    pictures = [torch.full((1, 5, 5), k).double() for k in range(4)]
+    one, two = (
+        crops_of(pictures, (1, 3, 3), 50, torch.Generator().manual_seed(1)) for _ in range(2)
+    )
+    assert len(one[0].unique()) == 4
+    assert torch.equal(one[0], two[0])
+    assert torch.equal(one[1], two[1])
+
+
 @pytest.mark.parametrize(
     ("pictures", "shape", "message"),
     [

@@ -172,9 +172,7 @@ class LinearProblem(OperatorProblem):
 
 
 def largest_gain(problem: LinearProblem, v: Tensor, steps: int) -> Tensor:
-    """The largest eigenvalue of A*A, by power iterations from v, one point or several."""
+    """The largest eigenvalue of A*A that v has a part in, by power iterations; v may be several."""
     for _ in range(steps):
-        before, v = v, problem.mean_normal_data(v)
-        size = v.norm().clamp(min=torch.finfo(v.dtype).tiny)
-        gain, v = size / before.norm(), v / size
-    return gain
+        v = problem.mean_normal_data(v / v.norm().clamp(min=torch.finfo(v.dtype).tiny))
+    return v.norm()
