@@ -275,6 +275,11 @@ def test_wrong_arguments_are_named():
     learned = LearnedPosterior(net, problem, trained_at=0.5)
     with pytest.raises(ValueError, match="z must have shape"):
         learned.inverse(points(2, dim=3))
+    for call in (learned.score, learned.energy, learned.error_bound):
+        with pytest.raises(ValueError, match="x must have shape"):
+            call(points(2, dim=3), points(2))
+        with pytest.raises(ValueError, match="x must be finite"):
+            call(points(2) * torch.nan, points(2))
     with pytest.raises(ValueError, match="z must be finite"):
         learned.score(points(2), torch.full((2, 2), torch.nan, dtype=DOUBLE))
     with pytest.raises(ValueError, match="starts must have shape"):

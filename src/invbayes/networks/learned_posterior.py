@@ -124,7 +124,7 @@ class LearnedPosterior:
 
     def score(self, x: Tensor, z: Tensor) -> Tensor:
         r"""The learned :math:`\nabla_x \log p(x \mid z) = (z - \varphi_{A,\delta}(x)) / \delta^2`."""
-        self._check(x=x, z=z)
+        self._check(z=z)
         return (z - self.forward_map(x)) / self.problem.noise_std**2
 
     def energy(
