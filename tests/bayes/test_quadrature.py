@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -28,6 +30,22 @@ def test_moments_and_modes_of_mixtures(generator):
     torch.testing.assert_close(found.mean, belief.mean, rtol=0, atol=1e-8)
     torch.testing.assert_close(found.covariance, belief.covariance, rtol=0, atol=1e-8)
     torch.testing.assert_close(found.mode, global_mode(belief), rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize(("unit", "origin"), [(1e6, 0.0), (1e-6, 0.0), (1.0, 1e5)])
+def test_units_and_origin_change_nothing(unit, origin, generator):
+    prior, problem = two_blobs(), LinearProblem(torch.eye(2).double(), 0.4)
+    y = problem.observe(prior.sample(20, generator=generator), generator=generator)
+    found = plane_posterior(prior.log_prob, problem, y, box=BOX)
+    moved = plane_posterior(
+        lambda x: prior.log_prob((x - origin) / unit),
+        LinearProblem(torch.eye(2).double(), 0.4 * unit),
+        origin + unit * y,
+        box=tuple(origin + unit * end for end in BOX),
+    )
+    torch.testing.assert_close((moved.mean - origin) / unit, found.mean, rtol=0, atol=1e-8)
+    torch.testing.assert_close(moved.covariance / unit**2, found.covariance, rtol=0, atol=1e-8)
+    torch.testing.assert_close((moved.mode - origin) / unit, found.mode, rtol=0, atol=1e-8)
 
 
 def test_a_nonlinear_posterior_against_importance_sampling(generator):
@@ -57,6 +75,10 @@ def test_a_nonlinear_posterior_against_importance_sampling(generator):
         ({"box": (0.0, 6.0, -5.5, 6.0)}, "box must hold the posteriors"),
         ({"box": (-6.0, 5.5, -5.5, 0.0)}, "box must hold the posteriors"),
         ({"box": (-6.0, 5.5, 0.0, 5.5)}, "box must hold the posteriors"),
+        ({"box": (-6.0, 5.5, -5.5)}, "box must be"),
+        ({"box": (-6.0, 5.5, 5.5, -5.5)}, "box must be"),
+        ({"box": (-6.0, 5.5, -5.5, math.inf)}, "box must be"),
+        ({"log_prior": lambda x: x[:, 0].log()}, "log_prior must be a number or −∞"),
         ({"nodes": 25}, "nodes must be more than 25: a node holds"),
         ({"nodes": 2}, "nodes must be an int of at least 3"),
         ({"log_prior": None}, "log_prior must be callable"),

@@ -36,8 +36,9 @@ def global_mode(
     Args:
         mixture: one mixture or a batch ``(*B,)`` of them.
         tol: stop when the step is below ``tol * (1 + |x|)``, both lengths in the metric
-            :math:`\sum_k r_k \Sigma_k^{-1}`, that is in standard deviations of the mixture;
-            by default 1e-10 in double and 1e-5 in single precision.
+            :math:`\sum_k r_k \Sigma_k^{-1}`, that is in standard deviations of the mixture, and
+            x counted from a component's mean; by default 1e-10 in double and 1e-5 in single
+            precision.
         max_steps: the most steps from each start.
         on_tie: ``"raise"`` if two modes are equally high, or ``"first"`` to take the one reached
             from the component listed first.
@@ -66,13 +67,14 @@ def global_mode(
     check_count("max_steps", max_steps)
     if on_tie not in ("raise", "first"):
         raise ValueError(f"on_tie must be 'raise' or 'first', got {on_tie!r}")
-    flat = mixture.flattened()
+    flat, centre, root = _standardised(mixture.flattened())
     modes, heights = _all_modes(flat, tol, max_steps)
     best = heights.argmax(-1)
     found = modes[torch.arange(len(best)), best]
     if on_tie == "raise":
         _check_unique(modes, heights, found, flat)
     _check_maximum(flat, found, max_steps)
+    found = centre + (root @ found[..., None])[..., 0]
     return found.reshape(*mixture.batch_shape, mixture.dim)
 
 
@@ -96,7 +98,7 @@ def has_single_mode(mixture: GaussianMixture) -> Tensor:
         (tensor(False), tensor(True))
     """
     check_instance("mixture", mixture, GaussianMixture)
-    flat = mixture.flattened()
+    flat, _, _ = _standardised(mixture.flattened())
     modes, heights = _all_modes(flat, _default_tolerance(mixture), max_steps=1000)
     found = modes[torch.arange(len(modes)), heights.argmax(-1)]
     _check_maximum(flat, found, max_steps=1000)
@@ -108,6 +110,20 @@ def has_single_mode(mixture: GaussianMixture) -> Tensor:
 
 def _default_tolerance(mixture: GaussianMixture) -> float:
     return 1e-10 if mixture.means.dtype == torch.float64 else 1e-5
+
+
+def _standardised(flat: GaussianMixture) -> tuple[GaussianMixture, Tensor, Tensor]:
+    """The mixture of u, if x = m + F u and the likeliest component is N(m, F F*), with m and F.
+
+    The components of a posterior are thin in the same directions, and thin ones have precisions
+    that a sum rounds away. Here they are all of the order of one, whatever the units and origin.
+    """
+    chosen = flat.weights.sum(0).argmax()
+    centre, root = flat.means[:, chosen], flat._factors[..., chosen, :, :]
+    shift, by = (flat.means - centre[:, None])[..., None], root.unsqueeze(-3)
+    means = torch.linalg.solve_triangular(by, shift, upper=False)[..., 0]
+    factors = torch.linalg.solve_triangular(by, flat._factors, upper=False)
+    return GaussianMixture._from_factors(flat.weights, means, factors), centre, root
 
 
 def _all_modes(flat: GaussianMixture, tol: float, max_steps: int) -> tuple[Tensor, Tensor]:

@@ -75,14 +75,27 @@ def plane_posterior(
     check_points("y", y, problem.data_shape, like=problem.like)
     if y.ndim != 1 + len(problem.data_shape) or not len(y):
         raise ValueError(f"y must have shape (n, *data_shape) with n > 0, got {tuple(y.shape)}")
-    ticks = [torch.linspace(*ends, nodes, dtype=y.dtype) for ends in (box[:2], box[2:])]
-    lattice = torch.cartesian_prod(*ticks).to(y.device)
+    lattice, spacing = _lattice(box, nodes, y)
     with torch.no_grad():
         prior = log_prior(lattice)
+        if prior.isnan().any():
+            raise ValueError("log_prior must be a number or −∞ in the whole box, got NaN")
         parts = [_on_lattice(lattice, prior, problem, part) for part in y.split(AT_ONCE)]
     mean, covariance, best = (torch.cat(part) for part in zip(*parts, strict=True))
-    mode = _newton(lambda x: log_prior(x) + problem.log_likelihood(x, y), best)
+    tol = 1e3 * torch.finfo(y.dtype).eps * lattice.abs().max().item()
+    mode = _newton(lambda x: log_prior(x) + problem.log_likelihood(x, y), best, 4 * spacing, tol)
     return PlanePosterior(mean, covariance, mode)
+
+
+def _lattice(
+    box: tuple[float, float, float, float], nodes: int, like: Tensor
+) -> tuple[Tensor, float]:
+    """Its nodes ``(nodes², 2)``, and the larger of their distances along the axes."""
+    ends = torch.as_tensor(box, dtype=torch.float64)
+    if ends.shape != (4,) or not (ends.diff()[::2] > 0).all() or not torch.isfinite(ends).all():
+        raise ValueError(f"box must be (left, right, bottom, top), finite and rising, got {box}")
+    ticks = [torch.linspace(*pair, nodes, dtype=like.dtype) for pair in (box[:2], box[2:])]
+    return torch.cartesian_prod(*ticks).to(like.device), ends.diff()[::2].max().item() / (nodes - 1)
 
 
 def _on_lattice(
@@ -93,8 +106,8 @@ def _on_lattice(
     weights = heights.softmax(1)
     _check_lattice(weights)
     mean = weights @ lattice
-    second = torch.einsum("nk,ki,kj->nij", weights, lattice, lattice)
-    covariance = second - mean[:, :, None] * mean[:, None]
+    centred = lattice - mean[:, None]  # a difference of second moments would cancel far out
+    covariance = torch.einsum("nk,nki,nkj->nij", weights, centred, centred)
     return PlanePosterior(mean, covariance, lattice[weights.argmax(1)])
 
 
@@ -111,15 +124,16 @@ def _check_lattice(weights: Tensor) -> None:
         )
 
 
-def _newton(log_density: Density, x: Tensor, max_steps: int = 50) -> Tensor:
-    """The mode next to x, by Newton's steps, each at most one unit long."""
-    tol = 1e3 * torch.finfo(x.dtype).eps * (1 + x.abs().max())
+def _newton(
+    log_density: Density, x: Tensor, longest: float, tol: float, max_steps: int = 50
+) -> Tensor:
+    """The mode next to x, by Newton's steps."""
     for _ in range(max_steps):
         gradient, hessian = _bends(log_density, x)
         move, singular = torch.linalg.solve_ex(hessian, gradient)
         if singular.any():
             break
-        x = x - move * (1 / move.norm(dim=1, keepdim=True)).clamp(max=1)
+        x = x - move * (longest / move.norm(dim=1, keepdim=True)).clamp(max=1)
         if not (move.norm(dim=1) > tol).any():
             if (torch.linalg.eigvalsh(hessian)[:, -1] < 0).all():
                 return x
