@@ -81,6 +81,7 @@ FLOORS = [
     "deep_prior.network",
     "deep_prior.observation_fit",
     "examples",
+    "_variation",
     "imaging",
     "figures",
     "living",

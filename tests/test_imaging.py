@@ -105,13 +105,45 @@ def test_total_variation_with_an_operator_is_a_minimum(operator, generator):
             assert energy(found + size * step) > least - 1e-3
 
 
+@pytest.mark.parametrize("change", ["units of x", "units of y", "units of A"])
+@pytest.mark.parametrize("unit", [1e-4, 1e4])
+def test_units_change_nothing_in_total_variation(change, unit, generator):
+    """‖(A/u) (u x) − y‖²/2 + (w/u) TV(u x), and so on: as near to the minimum after equal steps."""
+    x = photograph("camera", 4, DOUBLE)
+    problem = LinearProblem(gaussian_blur(1.0), 0.05, shape=x.shape, dtype=DOUBLE)
+    y = problem.observe(x, generator=generator)
+    found = total_variation(problem, y, weight=0.01)
+    by, times, weight = {
+        "units of x": (1 / unit, 1.0, 0.01 / unit),
+        "units of y": (1.0, unit, 0.01 * unit),
+        "units of A": (unit, unit, 0.01 * unit**2),
+    }[change]
+    scaled = LinearProblem(
+        lambda x: by * gaussian_blur(1.0)(x), 0.05 * times, shape=x.shape, dtype=DOUBLE
+    )
+    moved = total_variation(scaled, times * y, weight=weight)
+    torch.testing.assert_close(moved * by / times, found, rtol=0, atol=1e-9)
+
+
 def test_total_variation_of_nothing_and_what_it_refuses():
     problem, y = LinearProblem(torch.clone, 0.1, shape=(1, 4, 4)), torch.zeros(1, 4, 4)
     assert not total_variation(problem, y, weight=1.0).any()
+    faint = total_variation(problem, torch.full_like(y, 1e-30), weight=1e-33)
+    torch.testing.assert_close(faint, torch.full_like(y, 1e-30), rtol=1e-4, atol=0)
     with pytest.raises(ValueError, match="weight must be finite and > 0"):
         total_variation(problem, y, weight=0.0)
-    with pytest.raises(ValueError, match="y must have shape"):
-        total_variation(problem, y[0], weight=1.0)
+    for method in (lambda p, y: total_variation(p, y, 1.0), lambda p, y: wiener(p, y, y)):
+        with pytest.raises(ValueError, match="y must have shape"):
+            method(problem, y[0])
+        with pytest.raises(ValueError, match="problem must be a LinearProblem"):
+            method(torch.clone, y)
+        coloured = LinearProblem(
+            torch.clone, noise_covariance=torch.arange(1.0, 17), shape=(1, 4, 4)
+        )
+        with pytest.raises(ValueError, match="problem must have white noise"):
+            method(coloured, y)
+    with pytest.raises(ValueError, match="y must be one observation"):
+        total_variation(problem, y[None], weight=1.0)
     blind = LinearProblem(torch.zeros_like, 0.1, shape=(1, 4, 4))
     with pytest.raises(ValueError, match="problem must have an operator that is not zero"):
         total_variation(blind, y, weight=1.0)

@@ -10,10 +10,9 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from invbayes._checks import check_count, check_dtype, check_points, check_positive
-from invbayes.bayes.problems import LinearProblem, largest_gain
-
-RELAXED = 1.9  # how far each step of total variation goes; below two it converges
+from invbayes._checks import check_count, check_dtype, check_instance, check_points, check_positive
+from invbayes._variation import least_variation
+from invbayes.bayes.problems import LinearProblem
 
 
 def photograph(name: str, halvings: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -76,8 +75,9 @@ def gaussian_blur(width: float) -> Callable[[Tensor], Tensor]:
     check_positive("width", width)
 
     def blur(x: Tensor) -> Tensor:
-        axes = torch.fft.fftfreq(x.shape[-2]), torch.fft.rfftfreq(x.shape[-1])
-        first, second = (torch.exp(-2 * (math.pi * width * axis) ** 2).to(x) for axis in axes)
+        kind = {"dtype": x.dtype, "device": x.device}
+        axes = torch.fft.fftfreq(x.shape[-2], **kind), torch.fft.rfftfreq(x.shape[-1], **kind)
+        first, second = (torch.exp(-2 * (math.pi * width * axis) ** 2) for axis in axes)
         spectrum = torch.fft.rfft2(x) * (first[:, None] * second)
         return torch.fft.irfft2(spectrum, s=x.shape[-2:])
 
@@ -158,33 +158,11 @@ def total_variation(
     """
     check_positive("weight", weight)
     check_count("steps", steps)
+    _check_white(problem)
     check_points("y", y, problem.data_shape, like=problem.like)
-    gain, size = _gain_of_any(problem), problem.adjoint(y).square().mean().sqrt().item()
-    x = torch.zeros(problem.shape).to(y)
-    if not size:
-        return x  # the data term falls in no direction
-    # The steps' products are bounded; that of x is of the order of x, in the data's metric.
-    pace = 2 * size / gain**1.5
-    first, second = 0.5 / (8 * pace), 0.5 / (gain * pace)
-    edges, rest = torch.zeros(2, *x.shape).to(x), torch.zeros_like(y)
-    for _ in range(steps):
-        step = -pace * (_gradient_adjoint(edges) + problem.adjoint(rest))
-        ahead = x + 2 * step
-        bent = edges + first * _gradient(ahead)
-        bent = bent / (bent.norm(dim=0) / weight).clamp(min=1)
-        left = (rest + second * (problem.apply(ahead) - y)) / (1 + second)
-        x, edges, rest = x + RELAXED * step, edges.lerp(bent, RELAXED), rest.lerp(left, RELAXED)
-    return x
-
-
-def _gain_of_any(problem: LinearProblem) -> float:
-    """A bound of A*A. What A does to constants is often the most, but not if it sharpens edges."""
-    source = torch.Generator().manual_seed(0)
-    starts = torch.ones(problem.shape), torch.randn(problem.shape, generator=source)
-    gain = max(largest_gain(problem, v.to(problem.like), steps=30).item() for v in starts)
-    if not gain:
-        raise ValueError("problem must have an operator that is not zero")
-    return 1.1 * gain  # it may be a little too small
+    if y.shape != problem.data_shape:
+        raise ValueError(f"y must be one observation, got the shape {tuple(y.shape)}")
+    return least_variation(problem, y, weight, steps)
 
 
 def wiener(problem: LinearProblem, y: Tensor, pictures: Tensor) -> Tensor:
@@ -199,7 +177,7 @@ def wiener(problem: LinearProblem, y: Tensor, pictures: Tensor) -> Tensor:
 
     Args:
         problem: the measurement, a convolution with periodic boundary, with white noise.
-        y: data, shape ``(*data_shape)``.
+        y: data, shape ``(*, *data_shape)``.
         pictures: cut-outs of the data's size that are like the unknown one, shape ``(n, *shape)``.
 
     Raises:
@@ -218,6 +196,7 @@ def wiener(problem: LinearProblem, y: Tensor, pictures: Tensor) -> Tensor:
         >>> torch.allclose(wiener(problem, y, flat), y.mean().expand(1, 8, 8), atol=1e-6)
         True
     """
+    _check_white(problem)
     check_points("y", y, problem.data_shape, like=problem.like)
     check_points("pictures", pictures, problem.shape, like=problem.like)
     centred = pictures - pictures.mean((-2, -1), keepdim=True)
@@ -226,6 +205,12 @@ def wiener(problem: LinearProblem, y: Tensor, pictures: Tensor) -> Tensor:
     gain = symbol.conj() * power / (symbol.abs().square() * power + noise)
     gain[..., 0, 0] = 1 / symbol[..., 0, 0]
     return torch.fft.ifft2(torch.fft.fft2(y) * gain).real
+
+
+def _check_white(problem: LinearProblem) -> None:
+    check_instance("problem", problem, LinearProblem)
+    if problem._noise.root is not None:
+        raise ValueError("problem must have white noise, got a noise_covariance")
 
 
 def _symbol(problem: LinearProblem) -> Tensor:
@@ -246,21 +231,7 @@ def _symbol(problem: LinearProblem) -> Tensor:
 
 def _hann(problem: LinearProblem) -> Tensor:
     """A window with the mean square one."""
-    down, right = (torch.hann_window(side).to(problem.like) for side in problem.shape[-2:])
+    kind = {"dtype": problem.like.dtype, "device": problem.like.device}
+    down, right = (torch.hann_window(side, **kind) for side in problem.shape[-2:])
     window = down[:, None] * right
     return window / window.square().mean().sqrt()
-
-
-def _gradient(x: Tensor) -> Tensor:
-    """Forward differences down and to the right, zero at the last row and column."""
-    down = torch.nn.functional.pad(x.diff(dim=-2), (0, 0, 0, 1))
-    return torch.stack([down, torch.nn.functional.pad(x.diff(dim=-1), (0, 1))])
-
-
-def _gradient_adjoint(edges: Tensor) -> Tensor:
-    """The adjoint of `_gradient`, minus a divergence."""
-    down, right = edges[0, ..., :-1, :], edges[1, ..., :-1]
-    pad = torch.nn.functional.pad
-    return (
-        pad(down, (0, 0, 1, 0)) - pad(down, (0, 0, 0, 1)) + pad(right, (1, 0)) - pad(right, (0, 1))
-    )
