@@ -16,6 +16,7 @@ from invbayes import (
     has_single_mode,
     ideal_forward_map,
     map_estimate,
+    posterior,
 )
 from invbayes.bayes.modes import _start_weights, _uphill, _worth_climbing
 from invbayes.examples import two_blobs, two_peaks
@@ -236,3 +237,37 @@ def test_bad_options_are_named(options, message):
 def test_only_mixtures_have_modes(search):
     with pytest.raises(ValueError, match="mixture must be a GaussianMixture, got NoneType"):
         search(None)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("unit", "origin"), [(1.0, 300.0), (1e5, 0.0), (1e-5, 0.0)])
+def test_units_and_origin_change_no_mode(unit, origin, dtype):
+    weights = torch.tensor([0.5, 0.5], dtype=dtype)
+    means = origin + unit * torch.tensor([[-0.5], [0.5]], dtype=dtype)
+    tied = GaussianMixture(weights, means, torch.full((2, 1, 1), 0.04 * unit**2, dtype=dtype))
+    assert not has_single_mode(tied)
+    with pytest.raises(TiedModes):
+        global_mode(tied)
+    merged = GaussianMixture(weights, means, torch.full((2, 1, 1), 0.4 * unit**2, dtype=dtype))
+    assert has_single_mode(merged)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "levels"), [(torch.float32, (1e-3, 1e-4)), (torch.float64, (1e-7, 1e-8))]
+)
+def test_small_noise_beside_a_kernel_leaves_map_its_digits(dtype, levels, generator):
+    """For a Gaussian prior MAP is the posterior mean, which is computed by singular values."""
+    prior = GaussianMixture.gaussian(
+        torch.tensor([0.3, -0.2], dtype=dtype), torch.tensor([[1.0, 0.6], [0.6, 0.8]], dtype=dtype)
+    )
+    for level in levels:
+        problem = LinearProblem(torch.tensor([[1.0, -1.02]], dtype=dtype), level)
+        y = problem.observe(prior.sample(50, generator=generator), generator=generator)
+        belief = posterior(prior, problem, y)
+        away = (map_estimate(prior, problem, y) - belief.mean)[..., None]
+        steps = torch.linalg.solve_triangular(belief._factors[0], away, upper=False)
+        assert steps.norm(dim=1).max() < 30 * torch.finfo(dtype).eps / level + 1e-5
+    near, nearer = (
+        map_estimate(two_blobs(dtype), LinearProblem(problem.matrix, level), y) for level in levels
+    )
+    assert (near - nearer).norm(dim=1).max() < 1e-4

@@ -143,6 +143,32 @@ def test_points_of_several_axes():
     assert problem.log_likelihood(x, torch.ones(2, 6)).shape == (2,)
 
 
+@pytest.mark.parametrize(
+    ("forward", "at"),
+    [
+        (lambda x: torch.exp(x / 1e-3), 0.0),
+        (lambda x: torch.atanh(x / 1e-3), 0.0),
+        (torch.asin, 0.9),
+        (lambda x: torch.asin(1e7 * x), 0.0),
+    ],
+)
+def test_the_map_may_be_defined_near_the_reference_only(forward, at):
+    reference = torch.full((2,), at, dtype=torch.float64)
+    problem = NonlinearProblem(forward, 0.1, reference=reference)
+    torch.testing.assert_close(
+        problem.jacobian(reference), torch.func.jacrev(forward)(reference), rtol=1e-12, atol=0
+    )
+
+
+def test_one_unknown_without_an_axis():
+    single = NonlinearProblem(lambda x: x[:, 0] ** 3, 0.1, reference=torch.ones(1))
+    assert single.jacobian(torch.full((4, 1), 2.0)).flatten().tolist() == [12.0] * 4
+    assert single.log_likelihood(torch.ones(2, 1), torch.tensor([1.0, 1.1])).tolist() == (
+        pytest.approx([0.0, -0.5], abs=1e-5)
+    )
+    assert single.normal_data(torch.tensor([2.0])).tolist() == [[6.0]]
+
+
 @pytest.mark.parametrize("logarithmic", [False, True])
 def test_two_layers_solve_their_equation(logarithmic):
     left, right = -0.7, 0.4
@@ -230,6 +256,10 @@ def test_the_laplacian_of_the_inverse_is_that_of_the_formula():
         ({"forward": 3}, "forward must be callable"),
         ({"forward": lambda x: x[:, :1]}, "as many data as unknowns, 2, got 1"),
         ({"forward": lambda x: x - x.mean(0) + 1}, "forward must map each point of a batch by"),
+        (
+            {"forward": lambda x: (500 * (x - x.mean(0))).asin() + x},  # defined near x₀ only
+            "forward must map each point of a batch by",
+        ),
         ({"forward": lambda x: x.log()}, "forward must map a batch to a finite batch"),
         ({"forward": lambda x: x**3}, "reference must hold points where DF is invertible"),
         ({"noise_std": 0.0}, "noise_std must be finite and > 0"),

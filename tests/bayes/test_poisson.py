@@ -93,5 +93,20 @@ def test_what_cannot_be_is_refused():
         problem.apply(y)
     with pytest.raises(ValueError, match="white must have shape"):
         problem.respond(x, x)
+    with pytest.raises(ValueError, match="dtype must be a floating-point dtype"):
+        problem.to(dtype=torch.int64)
     far = problem.respond(x, torch.full((1, 3), 40.0).double())
     assert torch.isfinite(far).all()
+
+
+def test_points_may_carry_a_gradient_or_be_mapped(generator):
+    problem = PoissonProblem(MATRIX, exposure=5.0)
+    x = torch.randn(4, 2, generator=generator, dtype=torch.float64)
+    y = problem.observe(x.requires_grad_(), generator=torch.Generator().manual_seed(1))
+    assert not y.requires_grad
+    x = x.detach()
+    again = problem.observe(x, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(y, again)
+    for name, points in (("apply", (x,)), ("log_likelihood", (x, y)), ("normal_data", (y,))):
+        method = getattr(problem, name)
+        torch.testing.assert_close(torch.func.vmap(method)(*points), method(*points))

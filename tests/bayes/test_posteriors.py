@@ -174,6 +174,21 @@ def test_densities_have_the_moments_of_simulated_data(generator):
         assert_mean_close(centred[:, :, None] * centred[:, None, :], density.covariance)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "units"), [(torch.float32, [3e3, 3e-4]), (torch.float64, [1e11, 1e-9])]
+)
+def test_unknowns_may_have_different_units(dtype, units):
+    """A modulus in pascals and a thickness in metres, each measured to a tenth."""
+    units = torch.tensor(units, dtype=dtype)
+    prior = GaussianMixture.gaussian(0 * units, torch.diag(units**2))
+    problem, y = LinearProblem(torch.diag(1 / units), 0.1), torch.ones(1, 2, dtype=dtype)
+    belief = posterior(prior, problem, y)
+    close = {"rtol": 1e-5, "atol": 0.0}
+    torch.testing.assert_close(belief.mean[0] / units, torch.full_like(units, 1 / 1.01), **close)
+    variances = belief.covariance[0].diagonal() / units / units
+    torch.testing.assert_close(variances, torch.full_like(units, 0.01 / 1.01), **close)
+
+
 def test_nearly_noiseless_data_leave_a_positive_covariance():
     problem = LinearProblem(torch.eye(2, dtype=torch.float64), 1e-8)
     belief = posterior(two_blobs(), problem, torch.zeros(2, dtype=torch.float64))

@@ -57,6 +57,20 @@ def test_the_generator_fixes_the_noise():
 def test_a_problem_cannot_be_changed_behind_its_checks():
     with pytest.raises(AttributeError):
         LinearProblem(torch.eye(2), 0.5).noise_std = -1.0
+    problem = LinearProblem(torch.eye(2), 0.5)
+    problem.operator.mul_(5.0)
+    assert torch.equal(problem.operator, torch.eye(2))
+
+
+def test_a_single_number_needs_no_axis():
+    """One datum of two unknowns, and one unknown."""
+    total = LinearProblem(lambda x: x.sum(-1), 0.1, shape=(2,), dtype=torch.float64)
+    row = LinearProblem(torch.ones(1, 2).double(), 0.1)
+    x, y = torch.randn(3, 2, dtype=torch.float64), torch.randn(3, dtype=torch.float64)
+    torch.testing.assert_close(total.log_likelihood(x, y), row.log_likelihood(x, y[:, None]))
+    double = LinearProblem(lambda x: 2 * x, 0.1, shape=(), dtype=torch.float64)
+    torch.testing.assert_close(double.log_likelihood(y, 0 * y), -(y.square() * 2 / 0.01))
+    assert total.log_likelihood(x[:0], y[:0]).shape == (0,)
 
 
 @pytest.mark.parametrize("noise_std", [0.0, -1.0, float("nan"), float("inf")])

@@ -33,7 +33,8 @@ class Noise:
 
     def log_density(self, noise: Tensor) -> Tensor:
         """The log-density of noise ``(n, *)``, up to a constant: ``(n,)``."""
-        return -(self.whiten(noise.flatten(1)) / self.std).square().sum(1) / 2
+        rows = noise.reshape(len(noise), noise.shape[1:].numel())
+        return -(self.whiten(rows) / self.std).square().sum(1) / 2
 
     def _solved(self, rows: Tensor, *, adjoint: bool) -> Tensor:
         if self.root is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import torch
 from torch import Tensor
 
@@ -22,7 +24,7 @@ class NonlinearProblem(InverseProblem):
 
     Args:
         forward: F, a function of batches, ``(n, *shape)`` to ``(n, *data_shape)``, with as many
-            data as unknowns; made of PyTorch's operations, unless ``jacobian`` is given.
+            data as unknowns; made of PyTorch's operations.
         noise_std: δ > 0, in the units of y.
         reference: :math:`x_0`, of shape ``shape``; its dtype and device are the problem's.
         jacobian: DF in closed form, ``(n, *shape)`` to ``(n, d, d)``, entries of F along the
@@ -60,7 +62,7 @@ class NonlinearProblem(InverseProblem):
         check_float_tensor("reference", reference)
         self._reference = reference.detach().clone()
         self._noise = white_noise(noise_std, self._reference)
-        pair = torch.stack([self._reference, self._reference + 0.125])
+        pair = _near(forward, self._reference)
         image = tried("forward", forward, pair)
         check_one_by_one("forward", image, tried("forward", forward, pair[:1]))
         self._forward, self._data_shape = forward, image.shape[1:]
@@ -168,8 +170,8 @@ class NonlinearProblem(InverseProblem):
         """
         if self._closed is not None:
             return self._closed(rows)
-        found = torch.func.jacrev(lambda x: self._forward(x).flatten(1).sum(0))(rows)
-        return found.flatten(2).movedim(0, 1)
+        found = torch.func.jacrev(lambda x: self._forward(x).sum(0).reshape(self.dim))(rows)
+        return found.reshape(self.dim, len(rows), self.dim).movedim(0, 1)
 
     def _log_volume(self, rows: Tensor) -> Tensor:
         return torch.linalg.slogdet(self._differential(rows)).logabsdet.sum()
@@ -195,4 +197,15 @@ class NonlinearProblem(InverseProblem):
 
     def _turned(self, rows: Tensor) -> Tensor:
         """A₀* y for rows y."""
-        return (rows.flatten(1) @ self._matrix).reshape(-1, *self.shape)
+        flat = rows.reshape(len(rows), self.dim)
+        return (flat @ self._matrix).reshape(len(rows), *self.shape)
+
+
+def _near(forward: Map, reference: Tensor) -> Tensor:
+    """The reference and a point beside it that F is defined at, as far away as 1/8 if it can be."""
+    for size in (0.125, 1e-3, 1e-6):
+        pair = torch.stack([reference, reference + size])
+        with torch.no_grad(), suppress(Exception):  # `tried` says what is wrong, if all fail
+            if torch.isfinite(forward(pair)).all():
+                return pair
+    return torch.stack([reference, reference])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from invbayes._checks import check_points, check_positive, number
+from invbayes._checks import check_dtype, check_points, check_positive, number, reads_finite
 from invbayes.bayes.inverse_problem import OperatorProblem, in_rows
 from invbayes.bayes.operators import matrix_operator
 
@@ -70,6 +70,8 @@ class PoissonProblem(OperatorProblem):
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> PoissonProblem:
         """The same problem on another device or in another dtype."""
+        if dtype is not None:
+            check_dtype("dtype", dtype)
         moved = object.__new__(PoissonProblem)
         moved._operator, moved._exposure = self._operator.to(device, dtype), self._exposure
         return moved
@@ -77,15 +79,15 @@ class PoissonProblem(OperatorProblem):
     def apply(self, x: Tensor) -> Tensor:
         r"""The intensities :math:`e^{Ax}` for points ``(*, d)``, shape ``(*, m)``."""
         intensity = self._exponents(x).exp()
-        if not torch.isfinite(intensity).all():
+        if not reads_finite(intensity):
             raise ValueError(f"x must keep the intensities within {x.dtype}, got an overflow")
         return intensity
 
     def respond(self, x: Tensor, white: Tensor) -> Tensor:
         """Counts over τ at the level that each standard normal number ``(*, m)`` has among normals."""
         check_points("white", white, self.data_shape, like=self.like)
-        mean = self._exposure * self.apply(x).double()
-        level = torch.special.ndtr(white.double()).clamp(max=1 - 2.0**-53)
+        mean = self._exposure * self.apply(x).detach().double()
+        level = torch.special.ndtr(white.detach().double()).clamp(max=1 - 2.0**-53)
         from scipy import stats  # noqa: PLC0415  it takes half a second to import
 
         counts = torch.from_numpy(stats.poisson.ppf(level.cpu().numpy(), mean.cpu().numpy()))
@@ -108,5 +110,5 @@ class PoissonProblem(OperatorProblem):
 
     def _check_counts(self, y: Tensor) -> None:
         check_points("y", y, self.data_shape, like=self.like)
-        if (y < 0).any():
+        if not reads_finite(torch.where(y < 0, torch.nan, y)):
             raise ValueError(f"y must hold counts over τ, not below zero, got {y.min().item():.3g}")

@@ -68,7 +68,8 @@ class _Split(NamedTuple):
     r"""The measurement in singular directions, first its own, then those of each component.
 
     Of :math:`R^{-1} A = U \,\mathrm{diag}(a)\, V^*` only the range counts: across it there is
-    noise alone; values below the rounding of the largest count as zero. There, with Σ = F F* and :math:`\mathrm{diag}(a) V^* F = P \,\mathrm{diag}(s)\,
+    noise alone; values below the rounding of the largest count as zero, each unknown measured in
+    its prior deviation. There, with Σ = F F* and :math:`\mathrm{diag}(a) V^* F = P \,\mathrm{diag}(s)\,
     Q^*`, a point x = m + F u has independent coordinates Q* u, each seen with the gain s. Nothing
     is squared and subtracted, so small noise and operators with a kernel lose no digits
     (chapter 1: filter factors).
@@ -85,11 +86,13 @@ class _Split(NamedTuple):
 
     @classmethod
     def of(cls, prior: GaussianMixture, problem: LinearProblem) -> _Split:
-        basis, values, directions = torch.linalg.svd(problem.white_matrix, full_matrices=False)
+        unit = prior.covariance.diagonal().sqrt()  # what is rounding does not depend on units
+        matrix = problem.white_matrix * unit
+        basis, values, directions = torch.linalg.svd(matrix, full_matrices=False)
         rank = int((values > rounding_of(values, problem)).sum())
         reduced = values[:rank, None] * directions[:rank]
-        left, gains, right = torch.linalg.svd(reduced @ prior._factors)
-        centres = prior.means @ reduced.mT
+        left, gains, right = torch.linalg.svd(reduced @ (prior._factors / unit[:, None]))
+        centres = (prior.means / unit) @ reduced.mT
         seen, unseen = right[:, :rank], right[:, rank:]
         return cls(
             prior._factors, basis[:, :rank], centres, left, gains, seen, unseen, problem.noise_std

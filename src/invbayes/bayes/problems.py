@@ -91,7 +91,7 @@ class LinearProblem(OperatorProblem):
     def operator(self) -> Tensor | Map:
         """A copy of the matrix, or the function itself."""
         given = self._operator
-        return given.function if isinstance(given, Function) else given.like
+        return given.function if isinstance(given, Function) else given.like.clone()
 
     @property
     def noise_std(self) -> float:
