@@ -160,6 +160,14 @@ def test_the_map_may_be_defined_near_the_reference_only(forward, at):
     )
 
 
+def test_the_response_to_a_noise_and_a_reference_of_its_own():
+    reference = ORIGIN.clone().requires_grad_()
+    problem = NonlinearProblem(torch.sinh, 0.1, reference=reference)
+    assert not problem.like.requires_grad
+    x, white = cloud(), cloud(seed=1)
+    torch.testing.assert_close(problem.respond(x, white), x.sinh() + 0.1 * white)
+
+
 def test_one_unknown_without_an_axis():
     single = NonlinearProblem(lambda x: x[:, 0] ** 3, 0.1, reference=torch.ones(1))
     assert single.jacobian(torch.full((4, 1), 2.0)).flatten().tolist() == [12.0] * 4
@@ -266,6 +274,10 @@ def test_the_laplacian_of_the_inverse_is_that_of_the_formula():
         ({"reference": [0.0, 0.0]}, "reference must be a floating-point tensor"),
         (
             {"jacobian": lambda x: torch.diag_embed(x.exp() + 1)},
+            "jacobian must be that of forward",
+        ),
+        (
+            {"jacobian": lambda x: torch.diag_embed(x.exp() / 2)},
             "jacobian must be that of forward",
         ),
         ({"jacobian": lambda x: x.cosh()}, r"jacobian must have shape \(1, 2, 2\)"),

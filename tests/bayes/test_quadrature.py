@@ -85,6 +85,7 @@ def test_a_nonlinear_posterior_against_importance_sampling(generator):
         ({"problem": MATRIX}, "problem must be an InverseProblem"),
         ({"problem": LinearProblem(MATRIX[:, :1], 0.3)}, "problem must have two unknowns"),
         ({"y": torch.zeros(2).double()}, "y must have shape"),
+        ({"y": torch.full((1, 2), math.nan).double()}, "y must be finite"),
         ({"y": torch.zeros(0, 2).double()}, "y must have shape"),
         ({"y": torch.zeros(1, 3).double()}, "y must have shape"),
     ],
