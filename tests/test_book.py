@@ -69,6 +69,7 @@ FLOORS = [
     "training.weighted",
     "training.without_truth",
     "training.samplers",
+    "training.checkpoint",
     "training.run",
     "training.training",
     "training.fitting",

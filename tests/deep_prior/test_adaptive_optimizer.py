@@ -117,6 +117,26 @@ def test_a_refused_step_does_not_freeze_what_follows():
     assert theta.norm() < before / 2
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_an_error_in_the_closure_leaves_parameters_and_curvature(error):
+    """The first trials are far too long, and each doubles Λ; then the kernel is interrupted."""
+    theta, calls = nn.Parameter(torch.ones(2).double()), []
+    optimizer = AdaptiveInertia([theta], damping=1.0, curvature=1e-6)
+    squares = closure_of(lambda: theta.square().sum() / 2, optimizer)
+
+    def closure():
+        calls.append(theta.detach().abs().max().item())
+        if len(calls) == 4:
+            raise error
+        return squares()
+
+    with pytest.raises(error):
+        optimizer.step(closure)
+    assert calls[3] > 100
+    assert theta.detach().eq(1).all()
+    assert optimizer.param_groups[0]["curvature"] == 1e-6
+
+
 def test_sparse_gradients_are_refused():
     table = nn.Embedding(4, 2, sparse=True)
     optimizer = AdaptiveInertia(table.parameters(), damping=1.0)

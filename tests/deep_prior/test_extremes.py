@@ -72,6 +72,36 @@ def test_a_strong_damping_keeps_the_residual_where_it_is():
     assert (place.item(), energy.item()) == (2, 2)
 
 
+@pytest.mark.parametrize("size", [1e6, 1e7, 1e8])
+def test_a_slow_mode_keeps_its_digits_beside_a_fast_one(size):
+    """Place exp(−t/α) and speed −exp(−t/α)/α, to 1/α²."""
+    place, energy = linearised_inertia(double(1.0)[None], double(1.0), double(size), damping=size)
+    assert place.item() == pytest.approx(math.exp(-1), rel=1e-9)
+    assert energy.item() == pytest.approx(math.exp(-2) / 2, rel=1e-9)
+
+
+@pytest.mark.parametrize("near", [-1e-3, -1e-9, -1e-15, 0.0, 1e-15, 1e-9, 1e-3])
+def test_near_a_double_root_the_motion_is_smooth(near):
+    """Against the exponential of the matrix, which is exact enough for short times."""
+    times, friction = double(0.0, 0.5, 1.0, 3.0), 2 + near
+    place, energy = linearised_inertia(double(1.0)[None], double(1.0), times, damping=friction)
+    motion = double(0.0, 1.0, -1.0, -friction).reshape(2, 2)
+    state = torch.linalg.matrix_exp(times[:, None, None] * motion)[..., 0]
+    torch.testing.assert_close(place[:, 0], state[:, 0], rtol=1e-13, atol=1e-14)
+    torch.testing.assert_close(energy, state.square().sum(1) / 2, rtol=1e-13, atol=1e-14)
+
+
+def test_what_a_kernel_of_low_rank_does_not_see_stays(generator):
+    """Its zero eigenvalues come out as rounding, of either sign."""
+    factor = 30 * torch.randn(6, 3, generator=generator)
+    kernel, residual = 100 * factor @ factor.mT, torch.ones(6)
+    unseen = residual - factor @ torch.linalg.lstsq(factor, residual[:, None]).solution[:, 0]
+    assert torch.linalg.eigvalsh(kernel)[0] < 0
+    for time in (1e3, 1e5, 1e7):
+        left = linearised_gradient_flow(kernel, residual, torch.tensor([time]))[0]
+        torch.testing.assert_close(left, unseen, rtol=0, atol=1e-4)
+
+
 def test_times_may_be_none_or_less_precise():
     kernel, residual = torch.eye(2).double(), torch.ones(2).double()
     assert linearised_gradient_flow(kernel, residual, torch.zeros(0)).shape == (0, 2)

@@ -34,6 +34,25 @@ def test_for_a_gaussian_prior_it_is_the_closed_form(metric, generator):
     torch.testing.assert_close(best(x), x @ axes @ torch.diag(values) @ axes.mT, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize(("least", "noise"), [(0.01, 0.5), (0.003, 0.1), (0.02, 1.0)])
+def test_a_direction_that_is_hardly_seen_has_its_closed_form(least, noise):
+    """Φ is known but for a constant, and its curvatures differ by a factor of 10¹⁰."""
+    singular = torch.tensor([1.0, least]).double()
+    prior = GaussianMixture.gaussian(torch.zeros(2).double(), torch.eye(2).double())
+    best = HeatStep(LinearProblem(torch.diag(singular), noise), prior)
+    x = torch.full((1, 2), 0.5).double()
+    values = (singular**2 + (singular**4 + 4 * noise**2).sqrt()) / 2
+    torch.testing.assert_close(best(x) / x, values[None], rtol=1e-5, atol=0)
+
+
+def test_a_minimum_that_rounding_hides_is_not_reported():
+    prior = GaussianMixture.gaussian(torch.zeros(2).double(), torch.eye(2).double())
+    problem = LinearProblem(torch.diag(torch.tensor([1.0, 1e-4]).double()), 0.1)
+    with pytest.raises(NotConverged, match="did not reach the minimum") as raised:
+        HeatStep(problem, prior, cells=8)
+    assert 1 <= raised.value.steps <= 100
+
+
 @pytest.mark.parametrize("weight", [None, 0.3])
 def test_in_the_posterior_metric_it_is_affine_for_every_gaussian_prior(weight, generator):
     problem = LinearProblem(random_operator(3, 2, 2, generator), noise_std=0.4)
@@ -135,6 +154,28 @@ def test_it_inverts_and_keeps_to_its_box(generator):
     assert edge[0, 0] == best.high[0].float()
     with pytest.raises(NotConverged, match="inverse"):
         best.inverse(best(x), tol=-1.0)
+
+
+@pytest.mark.parametrize("unit", [1e-12, 1e-8, 1e7])
+def test_it_inverts_in_every_unit(unit):
+    """A tolerance in the units of x would be too large for one, too small for the other."""
+    prior = two_peaks(1.0, 0.6)
+    scaled = GaussianMixture(prior.weights, unit * prior.means, unit**2 * prior.covariances)
+    best = HeatStep(LinearProblem(torch.eye(1).double(), unit), scaled)
+    x = unit * torch.linspace(-2, 2, 50)[:, None].double()
+    torch.testing.assert_close(best.inverse(best(x)), x, rtol=0, atol=1e-9 * unit)
+    rough = best.inverse(best(x), tol=unit)  # a step that was cut short is no sign of nearness
+    torch.testing.assert_close(rough, x, rtol=0, atol=unit)
+
+
+def test_it_inverts_in_a_long_box_far_from_the_origin():
+    """Steps are measured in the box, and rounding bounds the last of them."""
+    mean, spread = torch.tensor([1e9, 0.0]).double(), torch.tensor([1e-1, 1e3]).double()
+    prior = GaussianMixture.gaussian(mean, torch.diag(spread**2))
+    best = HeatStep(LinearProblem(torch.eye(2).double(), 0.1), prior, cells=8)
+    x = mean + spread * torch.tensor([[0.5, -1.0], [2.0, 1.5]]).double()
+    away = (best.inverse(best(x)) - x) / spread
+    assert away.abs().max() < 1e-4
 
 
 def test_on_the_rim_of_its_box_it_is_the_limit_from_inside():

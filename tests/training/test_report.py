@@ -71,6 +71,17 @@ def test_a_perfect_forward_map_has_no_error():
     assert found.backward.value == pytest.approx(0.1, rel=0.2)
 
 
+def test_an_objective_that_differentiates_is_told():
+    """Its derivative is that of φ = c (x − shift) for the shift."""
+    net, x = constant_block(), samples(50, 1)
+
+    def slope(net, x, _):
+        x = x.clone().requires_grad_()
+        return torch.autograd.grad(net(x).sum(), x, create_graph=True)[0].mean()
+
+    assert report(net, slope, PROBLEM, x, samples=x).loss == pytest.approx(2, rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -67,7 +67,7 @@ def go(net, objective, steps=10, seed=0, **options):
         options.pop("sampler", fresh_samples(PRIOR, PROBLEM)),
         steps=steps,
         batch=32,
-        generator=torch.Generator().manual_seed(seed),
+        generator=options.pop("source", torch.Generator().manual_seed(seed)),
         progress=False,
         **options,
     )

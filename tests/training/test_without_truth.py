@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 
 import pytest
@@ -106,6 +107,18 @@ def test_without_a_single_unknown_it_finds_the_posterior_mean(generator, probes)
     assert distance < (0.03 if probes is None else 0.06)
     expected = (0.09 / best).sum() / 2
     assert record.losses[-20:].mean().item() == pytest.approx(expected.item(), rel=0.1)
+
+
+def test_by_default_single_precision_asks_for_what_it_can_reach():
+    """A prior of size ten: 1e-4 is below the rounding of a network with a bound of 0.99."""
+    prior = GaussianMixture.gaussian(torch.zeros(2), 100 * torch.eye(2))
+    problem, generator = LinearProblem(torch.eye(2), 0.3), torch.Generator().manual_seed(0)
+    net = InvertibleResNet.dense(2, (8,), generator=generator)
+    z = problem.normal_data(problem.observe(prior.sample(2000, generator=generator)))
+    wide, wide_problem = copy.deepcopy(net).double(), LinearProblem(torch.eye(2).double(), 0.3)
+    expected = UnbiasedRisk(wide_problem)(wide, z.double(), z.double()).item()
+    assert UnbiasedRisk(problem)(net, z, z).item() == pytest.approx(expected, rel=1e-3)
+    assert expected == UnbiasedRisk(wide_problem, tol=1e-4)(wide, z.double(), z.double()).item()
 
 
 def test_a_multiple_of_the_identity_multiplies_the_loss(parts):

@@ -98,7 +98,7 @@ class AdaptiveInertia(Optimizer):
             ValueError: for a parameter with a sparse gradient.
             NotConverged: if every step down to the dtype's resolution is refused: because the loss
                 or its gradient is wrong or NaN, or because the loss is at its floor, where rounding
-                decides. The parameters and Λ stay as they were.
+                decides. The parameters and Λ stay as they were, as with an error of the closure.
         """
         (group,) = self.param_groups
         parameters, alpha, beta = group["params"], group["damping"], group["hessian_damping"]
@@ -108,19 +108,22 @@ class AdaptiveInertia(Optimizer):
             state["loss"], state["slope"] = self._evaluate(closure)
         loss, slope = state["loss"], state["slope"]
         w = state["w"] if "w" in state else beta * slope
-        while True:
-            h = bounding_step(2 * group["curvature"], alpha, beta)
-            moved_w, change = inertial_step(w, slope, h, alpha, beta)
-            _assign(parameters, theta + change)
-            new_loss, new_slope = self._evaluate(closure)
-            model = loss + slope @ change + group["curvature"] / 2 * change.square().sum()
-            if new_loss <= model + _rounding(loss):
-                break
+        try:
+            while True:
+                h = bounding_step(2 * group["curvature"], alpha, beta)
+                moved_w, change = inertial_step(w, slope, h, alpha, beta)
+                _assign(parameters, theta + change)
+                new_loss, new_slope = self._evaluate(closure)
+                model = loss + slope @ change + group["curvature"] / 2 * change.square().sum()
+                if new_loss <= model + _rounding(loss):
+                    break
+                if not _is_resolved(change, theta):
+                    _give_up(h, theta)
+                group["curvature"] *= 2
+        except BaseException:
             _assign(parameters, theta)
-            if not _is_resolved(change, theta):
-                group["curvature"] = first
-                _give_up(h, theta)
-            group["curvature"] *= 2
+            group["curvature"] = first
+            raise
         group["curvature"] *= 0.98
         state.update(theta=_flatten(parameters), w=moved_w, loss=new_loss, slope=new_slope)
         return loss

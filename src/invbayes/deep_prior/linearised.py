@@ -123,6 +123,9 @@ def linearised_gradient_flow(kernel: Tensor, residual: Tensor, times: Tensor) ->
     """
     eigenvalues, modes, amplitudes = _modes(kernel, residual)
     check_times(times, kernel)
+    # Of an eigenvalue below this not even the sign is known, and exp(-tμ) may grow.
+    least = len(kernel) * torch.finfo(kernel.dtype).eps * eigenvalues.abs().max()
+    eigenvalues = torch.where(eigenvalues.abs() > least, eigenvalues, 0)
     return (torch.exp(-times[:, None] * eigenvalues) * amplitudes) @ modes.mT
 
 
@@ -167,17 +170,10 @@ def linearised_inertia(
     if not eigenvalues[0] > 0:
         came = f"{eigenvalues[0].item():.3g}"
         raise ValueError(f"kernel must be positive definite, got the eigenvalue {came}")
-    zero, friction = torch.zeros_like(eigenvalues), _friction(eigenvalues, damping, hessian_damping)
-    motion = torch.stack(
-        [torch.stack([zero, zero + 1], -1), torch.stack([-eigenvalues, -friction], -1)], -2
-    )
-    # The exponential of a matrix, and not the roots' formula, which divides by their difference.
-    # Always in double: it is squared many times.
-    exponent = times.double()[:, None, None, None] * motion.double()
-    check_float_tensor("times * damping", exponent)
-    growth = torch.linalg.matrix_exp(exponent)
-    place, speed = growth[..., 0].to(kernel).unbind(-1)
-    place, speed = place * amplitudes, speed * amplitudes
+    friction = _friction(eigenvalues, damping, hessian_damping)
+    check_float_tensor("times * damping", times.double()[:, None] * friction.double())
+    place, speed = _motion(eigenvalues.double(), times.double()[:, None], damping, hessian_damping)
+    place, speed = place.to(kernel) * amplitudes, speed.to(kernel) * amplitudes
     energy = (place.square() + speed.square() / eigenvalues).sum(-1) / 2
     return place @ modes.mT, energy
 
@@ -223,6 +219,18 @@ def _friction(eigenvalues: Tensor, damping: float, hessian_damping: float) -> Te
             f"got {damping} and hessian_damping {hessian_damping}"
         )
     return friction
+
+
+def _motion(
+    eigenvalues: Tensor, t: Tensor, damping: float, hessian_damping: float
+) -> tuple[Tensor, Tensor]:
+    """Place and speed of modes that start at one, from rest; near roots, too, lose no digits."""
+    roots = mode_roots(eigenvalues, damping=damping, hessian_damping=hessian_damping)
+    slow, fast = roots.unbind(-1)
+    gap, swing = (slow.real - fast.real).clamp(min=1e-200), slow.imag
+    moved = -torch.expm1(-gap * t) / gap * torch.sinc(swing * t / math.pi)  # one factor is t or 1
+    decay = torch.exp(slow.real * t)
+    return decay * (torch.cos(swing * t) - slow.real * moved), -eigenvalues * decay * moved
 
 
 def _modes(kernel: Tensor, residual: Tensor) -> tuple[Tensor, Tensor, Tensor]:

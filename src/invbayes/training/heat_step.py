@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 import torch
 from torch import Tensor
 
@@ -16,6 +18,7 @@ from invbayes.training.metrics import check_metric
 # The four pieces of a cubic B-spline, as polynomials of the place t in a cell, 0 <= t < 1.
 PIECES = [[1, -3, 3, -1], [4, 0, -6, 3], [1, 3, 3, -3], [0, 0, 0, 1]]
 NODES, SHARES = [0.5 - 0.15**0.5, 0.5, 0.5 + 0.15**0.5], [5, 8, 5]  # of Gauss, in a cell
+ROUNDING = 4 * torch.finfo(torch.float64).eps  # of a place, relative to it
 REACH, FLOOR = 5.0, 1e-9  # the box, in standard deviations; the least weight of a node
 
 
@@ -93,18 +96,23 @@ class HeatStep:
         check_points("x", x, len(self.low), like=x)
         return (self._turn @ self._bends(x)[1]).to(x)
 
-    def inverse(self, z: Tensor, tol: float = 1e-8) -> Tensor:
-        """The x with φ(x) = z, by Newton's method; where the box has none, a point of its rim."""
+    def inverse(self, z: Tensor, tol: float | None = None) -> Tensor:
+        """The x with φ(x) = z, by Newton's method; where the box has none, a point of its rim.
+
+        The tolerance is in the units of x; by default 1e-8 of the box, or what rounding allows.
+        """
         check_points("z", z, len(self.low), like=z)
-        aim, far = z.to(self.low) @ torch.linalg.inv(self._turn).mT, (self.high - self.low).min()
+        aim, wide = z.to(self.low) @ torch.linalg.inv(self._turn).mT, self.high - self.low
         x = ((self.low + self.high) / 2).expand(aim.shape)
         for n in range(200):
             gradient, hessian = self._bends(x)
             step = torch.linalg.solve(hessian, aim - gradient)
-            share = (2 * far / (20 + n) / step.norm(dim=-1, keepdim=True)).clamp(max=1)
+            share = (2 / (20 + n) / (step / wide).norm(dim=-1, keepdim=True)).clamp(max=1)
             old, x = x, torch.clamp(x + step * share, self.low, self.high)
             inside = ((x > self.low) & (x < self.high)).all(-1)
-            if not ((x - old).abs().amax(-1) > tol)[inside].any():
+            least = torch.maximum(1e-8 * wide, ROUNDING * x.abs()) if tol is None else tol
+            moving = ((x - old).abs() > least).any(-1) | (share < 1).squeeze(-1)
+            if not moving[inside].any():
                 return x.to(z)
         raise NotConverged("Newton's method did not find the inverse", steps=200, point=x)
 
@@ -169,18 +177,27 @@ class HeatStep:
             found = self._point @ quad @ self._point / 2 - weight * mass @ log_det
             return torch.where(failed.any(), torch.inf, found)
 
-        for _ in range(100):
+        for n in count(1):
             factor = torch.linalg.inv(torch.linalg.cholesky(bent()))
             scaled = torch.einsum("nij,njla,nml->nima", factor, hessian, factor)
             trace = mass[:, None] * scaled.diagonal(dim1=1, dim2=2).sum(-1)
             pull = self.low.new_zeros(size).index_add(0, index.flatten(), trace.flatten())
             scaled, now, start = scaled.flatten(1, 2), value(), self._point
             slope = quad @ start - weight * pull
-            step, length = torch.linalg.solve(quad + weight * matrix(scaled, scaled), slope), 1.0
+            step, length = _solve(quad + weight * matrix(scaled, scaled), slope), 1.0
             self._point, gain = start - step, slope @ step
-            if gain < 1e-9 * weight:  # the error that is left is of the order of its square
+            if abs(gain) < 1e-9 * weight:  # the error that is left is of the order of its square
                 return
+            if not gain > 0 or n == 100:  # below zero: the matrix' least eigenvalues are rounding
+                raise NotConverged("Newton's method did not reach the minimum", steps=n)
             while value() > now - 0.1 * length * gain and length > 1e-9:
                 length /= 2
                 self._point = start - length * step
-        raise NotConverged("Newton's method did not reach the minimum", steps=100)
+
+
+def _solve(matrix: Tensor, right: Tensor) -> Tensor:
+    """Newton's step, in coefficients of one scale. The constants change nothing and are held."""
+    size = matrix.diagonal().sqrt()
+    constant = size / size.norm()
+    scaled = matrix / size / size[:, None] + constant * constant[:, None]
+    return torch.linalg.solve(scaled, right / size) / size

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from invbayes._checks import (
@@ -96,6 +97,18 @@ def check_samples(x: Tensor, z: Tensor) -> None:
     check_fits("z", z, (), like=x)
     if z.shape != x.shape:
         raise ValueError(f"z must have the shape of x, {tuple(x.shape)}, got {tuple(z.shape)}")
+
+
+def plain_loss(objective: Objective, net: InvertibleResNet, x: Tensor, z: Tensor) -> Tensor:
+    """The loss without its graph, also of an objective that needs one, as it differentiates."""
+    try:
+        with torch.no_grad():
+            return objective(net, x, z)
+    except RuntimeError as error:
+        if "not require grad" not in str(error):
+            raise
+    with torch.enable_grad():
+        return objective(net, x, z).detach()
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from invbayes._checks import check_callable, check_instance, check_points
 from invbayes.bayes.estimators import linear_estimate
 from invbayes.bayes.problems import LinearProblem
 from invbayes.networks.iresnet import InvertibleResNet
-from invbayes.training.objectives import Objective
+from invbayes.training.objectives import Objective, plain_loss
 
 
 class Measured(NamedTuple):
@@ -111,7 +111,7 @@ def report(
     y = problem.observe(x, generator=generator)
     z = problem.normal_data(y)
     return Report(
-        objective(net, x, z).item(),
+        plain_loss(objective, net, x, z).item(),
         Measured.of(net(x) - problem.mean_normal_data(x)),
         Measured.of(net.inverse(z, tol) - x),
         Measured.of(linear_estimate(samples, problem, y) - x),

@@ -19,10 +19,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from invbayes._checks import check_instance
 from invbayes.errors import RunawayWarning, TrainingDiverged
 from invbayes.networks.iresnet import InvertibleResNet
-from invbayes.training.objectives import Objective
+from invbayes.training.checkpoint import mark_of, read, write
+from invbayes.training.objectives import Objective, plain_loss
 from invbayes.training.samplers import Sampler
 
 CHECKS = 20  # held-out losses in a training
+Callback = Callable[[int, float, InvertibleResNet], Any]
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 
@@ -60,6 +62,7 @@ class Run:
         if self.processes > 1:  # before the average copies the parameters: all get the first's
             self.loss = DistributedDataParallel(self.loss)
         self.stepper = _made(optimizer, self.parameters)
+        self.mark = mark_of(options, objective, sampler, generator, self.stepper)
         rate = partial(_step_size, steps=steps, warm=int(warmup * steps))
         self.schedule = LambdaLR(self.stepper, rate)
         self.averaged = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(average))
@@ -72,7 +75,6 @@ class Run:
 
     def step(self) -> None:
         """One step of the optimiser."""
-        self.before = self._randomness()
         self.stepper.zero_grad()
         x, z = _pair(self.sampler(self.batch, self.generator))
         loss = self.loss(self._share(x), self._share(z))
@@ -94,14 +96,22 @@ class Run:
         if held_out is None or not made or made % every:
             return False
         if not self.held_out or self.held_out[-1][0] < made:
-            with torch.no_grad():
-                loss = self._mean(self.objective(self.averaged.module, *held_out)).item()
+            loss = self._mean(plain_loss(self.objective, self.averaged.module, *held_out)).item()
+            if not math.isfinite(loss):
+                raise ValueError(f"held_out must have a finite loss, got {loss}; is there a NaN?")
+            self.moving = True
             self.held_out.append((made, loss))
             if loss == min(lowest for _, lowest in self.held_out):
-                state = self.averaged.module.state_dict()
-                self.best = {name: _copied(value) for name, value in state.items()}
+                self.best = _copied(self.averaged.module.state_dict())
+            self.before, self.moving = self._randomness(), False  # the loss may draw numbers
         lowest = min(range(len(self.held_out)), key=lambda i: self.held_out[i][1])
         return patience is not None and len(self.held_out) - 1 - lowest >= patience
+
+    def tell(self, callback: Callback) -> Any:
+        """Call back; the answer. What the callback draws belongs to the training."""
+        stop = callback(len(self.losses) - 1, self.losses[-1].item(), self.averaged.module)
+        self.before = self._randomness()
+        return stop
 
     def finish(self, *, keep_best: bool) -> None:
         """Give the network its average."""
@@ -112,30 +122,31 @@ class Run:
         """Write the state as it was before the step under way; a step half made is not written."""
         if self.moving or self.rank:
             return
-        content = {name: getattr(self, name) for name in ("options", "held_out", "best", "before")}
+        content = {name: getattr(self, name) for name in ("mark", "held_out", "best", "before")}
         content |= {name: getattr(self, name).state_dict() for name in self._PARTS}
-        content |= {"losses": self.losses, "seconds": self.elapsed()}
-        torch.save(content, f"{path}.new")
-        os.replace(f"{path}.new", path)
+        write(path, content | {"losses": self.losses, "seconds": self.elapsed()})
         self.saved = time.perf_counter()
 
     def load(self, path: str | os.PathLike[str]) -> None:
-        """Go on from a file."""
-        content = torch.load(path, weights_only=True, map_location="cpu")
-        if tuple(content["options"]) != self.options:
-            raise ValueError(
-                f"checkpoint must be of this training, with steps, batch, warmup, average = "
-                f"{self.options}, got one with {tuple(content['options'])}"
-            )
+        """Go on from a file; after an error the network is as it was."""
+        content, first = read(path, self.mark), _copied(self.net.state_dict())
+        try:
+            self._restore(content)
+        except Exception as error:
+            self.net.load_state_dict(first)
+            raise ValueError(f"checkpoint must be of this training, got {path}: {error}") from error
+
+    def _restore(self, content: dict[str, Any]) -> None:
         for name in self._PARTS:
             getattr(self, name).load_state_dict(content[name])
         for name in ("losses", "held_out", "best", "seconds"):
             setattr(self, name, content[name])
         self.losses = [loss.to(self.parameters[0].device) for loss in self.losses]
-        if self.generator is not None:
-            self.generator.set_state(content["before"]["generator"])
         if hasattr(self.sampler, "load_state_dict"):
             self.sampler.load_state_dict(content["before"]["sampler"])
+        if self.generator is not None:
+            self.generator.set_state(content["before"]["generator"])
+        self.before = self._randomness()
 
     _PARTS = ("net", "averaged", "stepper", "schedule")
 
@@ -199,8 +210,8 @@ def _made(optimizer: MakeOptimizer, parameters: list[nn.Parameter]) -> torch.opt
     return stepper
 
 
-def _copied(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) else value
+def _copied(state: dict[str, Any]) -> dict[str, Any]:
+    return {k: value.clone() if isinstance(value, Tensor) else value for k, value in state.items()}
 
 
 def _step_size(step: int, steps: int, warm: int) -> float:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from invbayes._checks import check_callable, check_count, check_instance, check_share
+from invbayes._checks import check_callable, check_count, check_fits, check_instance, check_share
 from invbayes.networks.iresnet import InvertibleResNet
 from invbayes.progress import progress_bar
+from invbayes.training.checkpoint import check_place
 from invbayes.training.objectives import Objective, check_samples
-from invbayes.training.run import MakeOptimizer, Run
+from invbayes.training.run import Callback, MakeOptimizer, Run
 from invbayes.training.samplers import Sampler
 
-Callback = Callable[[int, float, InvertibleResNet], Any]
 SAVE_EVERY = 60.0  # seconds between two files
 
 
@@ -109,7 +109,7 @@ def train(
             it returns stops the training if it is true.
         checkpoint: a file. The state is written to it every minute, and when the training is
             interrupted. A training that finds it goes on from there, to the bit as if it had never
-            stopped; in the end it is removed.
+            stopped, if its numbers come from the generator and the sampler; in the end it is removed.
         progress: whether to show a progress bar; TQDM_DISABLE=1 in the environment hides it, too.
 
     Returns:
@@ -117,8 +117,9 @@ def train(
 
     Raises:
         ValueError: for arguments outside these ranges, a network without a free parameter, an
-            optimiser or objective that does not fit, a checkpoint of another training, or a number
-            of samples that the processes cannot share evenly.
+            optimiser or objective that does not fit, held-out samples whose loss is not finite, a
+            checkpoint of another training or in no folder, or a number of samples that the
+            processes cannot share evenly.
         NotConverged: as the objective does.
         TrainingDiverged: if the loss or its gradient becomes NaN or infinite.
 
@@ -139,8 +140,11 @@ def train(
         (True, True)
     """
     _check_options(net, objective, sampler, steps, batch, warmup, average)
-    _check_extras(held_out, patience, callback)
-    run = Run(net, objective, sampler, generator, optimizer, (steps, batch, warmup, average))
+    _check_extras(net, held_out, patience, callback)
+    if checkpoint is not None:
+        check_place(checkpoint)
+    options = (steps, batch, float(warmup), float(average))
+    run = Run(net, objective, sampler, generator, optimizer, options)
     if checkpoint is not None and os.path.exists(checkpoint):
         run.load(checkpoint)
     try:
@@ -151,8 +155,7 @@ def train(
             run.step()
             stop = run.check(held_out, patience)
             if callback is not None:
-                number, loss = len(run.losses) - 1, run.losses[-1].item()
-                stop = callback(number, loss, run.averaged.module) or stop
+                stop = run.tell(callback) or stop
             if checkpoint is not None and time.perf_counter() - run.saved > SAVE_EVERY:
                 run.save(checkpoint)
     except BaseException:
@@ -194,7 +197,10 @@ def _check_options(
 
 
 def _check_extras(
-    held_out: tuple[Tensor, Tensor] | None, patience: int | None, callback: Callback | None
+    net: InvertibleResNet,
+    held_out: tuple[Tensor, Tensor] | None,
+    patience: int | None,
+    callback: Callback | None,
 ) -> None:
     if held_out is not None:
         if not isinstance(held_out, (tuple, list)) or len(held_out) != 2:
@@ -206,3 +212,5 @@ def _check_extras(
             raise ValueError("patience needs held_out samples, got none")
     if callback is not None:
         check_callable("callback", callback)
+    if held_out is not None and isinstance(net, InvertibleResNet):
+        check_fits("held_out", held_out[0], net.shape, like=net.log_scale)
