@@ -300,3 +300,12 @@ def test_bad_pictures_are_named(method):
 def test_half_precision_has_no_certificate():
     with pytest.raises(ValueError, match="weight must be in single or double precision"):
         make().half()(torch.zeros(1, 1, 8, 8).half())
+
+
+def test_a_kernel_wider_than_the_hidden_pictures_makes_a_network():
+    source = torch.Generator().manual_seed(0)
+    block = LipschitzConvolutional(1, (2,), (65, 17), generator=source)
+    net = InvertibleResNet(block, lipschitz=0.9)
+    assert net.lipschitz_bound() <= 0.9
+    x = torch.rand(1, 1, 65, 65, generator=source)
+    assert (net.inverse(net(x), 1e-3) - x).norm() <= 2e-3

@@ -208,3 +208,11 @@ def test_a_picture_as_small_as_the_kernel(side, generator):
 def test_bad_arguments_are_named(weight, grid, message):
     with pytest.raises(ValueError, match=message):
         convolution_norm(weight, grid)
+
+
+@pytest.mark.parametrize("side", [20, 64, 80])
+def test_the_grid_follows_the_kernel(side):
+    weight = kernel((1, 1, side, 3))
+    spectrum = torch.fft.fft2(weight, s=(1024, 1024)).abs().max()
+    assert spectrum <= convolution_norm(weight) <= 2 * spectrum
+    assert convolution_norm(unit_convolution(weight)) <= 1

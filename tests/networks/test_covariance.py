@@ -22,6 +22,7 @@ from invbayes import (
     variance_bounds,
 )
 from invbayes.examples import two_blobs
+from invbayes.networks.covariance import spectrum
 from tests.conftest import cases, random_mixture, random_operator
 from tests.own_blocks import Affine, Convolutions, exact_network
 
@@ -229,3 +230,21 @@ def test_wrong_arguments_are_named(net, generator):
         posterior_variance(net, problem, z, probes=1)
     with pytest.raises(ValueError, match="problem must be a LinearProblem"):
         variance_bounds(net, problem.matrix)
+
+
+@pytest.mark.parametrize("lead", [(0,), (3, 0)])
+def test_no_data_have_no_variances(net, lead):
+    problem = LinearProblem(torch.eye(2).double(), noise_std=0.1)
+    found = posterior_variance(net, problem, torch.zeros(*lead, 2).double(), probes=4)
+    assert [part.shape for part in found] == [(*lead, 2)] * 3 + [lead] * 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_spectrum_has_a_value_for_each_unknown(dtype, generator):
+    for rows in (3, 5, 9):
+        matrix = torch.randn(rows, 5, generator=generator, dtype=dtype)
+        values, axes = spectrum(LinearProblem(matrix, noise_std=1.0))
+        assert (values > 0).sum() == min(rows, 5)
+        found = axes.mT * values.square() @ axes
+        torch.testing.assert_close(found, matrix.double().mT @ matrix.double())
+        torch.testing.assert_close(axes @ axes.mT, torch.eye(5).double())

@@ -18,6 +18,7 @@ from invbayes import (
 )
 from invbayes.networks.blocks import Block
 from invbayes.networks.descent import _downhill, _work, descend, newton
+from invbayes.networks.proximal import contraction
 from tests.own_blocks import Affine
 
 LEVEL, DOUBLE = 0.5, torch.float64
@@ -303,6 +304,10 @@ def test_answers_can_be_differentiated_in_the_data():
     slope = torch.autograd.functional.jacobian(lambda z: learned.inverse(z, 1e-10), z)[0, :, 0]
     wanted = learned.with_jacobian(learned.inverse(z, 1e-10))[1][0].inverse()
     assert torch.allclose(slope, wanted, atol=1e-8)
+    with torch.inference_mode():  # what it keeps must not be of this mode
+        other = LearnedPosterior(net, problem, trained_at=0.2)
+        assert other.monotonicity > 0
+    assert other.inverse(z.clone().requires_grad_()).requires_grad
     slope = torch.autograd.functional.jacobian(lambda v: proximal(net, v, 0.4, tol=1e-10), z)
     whole = 0.6 * torch.eye(2) + 0.4 * net.jacobian(proximal(net, z, 0.4, tol=1e-10))[0]
     assert torch.allclose(slope[0, :, 0], whole.inverse(), atol=1e-8)
@@ -322,3 +327,137 @@ def test_outside_of_a_valley_the_step_follows_the_sizes_of_the_curvatures():
     matrices = torch.diag_embed(torch.tensor([[4.0, -1e-9], [-2.0, 0.5]], dtype=DOUBLE))
     wanted = torch.tensor([[-0.25, -250.0], [-0.5, 4.0]], dtype=DOUBLE)
     assert torch.allclose(_downhill(value, matrices), wanted)
+
+
+def test_one_point_may_meet_many_data_and_many_points_one_datum():
+    problem = LinearProblem(torch.tensor([[0.7, 0.2]], dtype=DOUBLE), noise_std=0.5)
+    learned = LearnedPosterior(wells(), problem, trained_at=0.5)
+    x, z = points(1)[0], points(12, seed=4).reshape(3, 4, 2)
+    start, nowhere = points(3, seed=5)[:, None], torch.zeros(2, dtype=DOUBLE)
+    for parts in ((x, z, nowhere), (z, x, nowhere), (x, z, start), (x, x, start)):
+        first, second, origin = torch.broadcast_tensors(*parts)
+        whole = learned.energy(first, second, origin=origin)
+        found = learned.energy(*parts[:2], origin=parts[2])
+        assert torch.allclose(found, whole, atol=1e-12)
+    assert torch.equal(learned.energy(x, z), learned.energy(x, z, origin=nowhere))
+    certain = LearnedPosterior(
+        gaussian_network()[0], LinearProblem(OPERATORS["square"], noise_std=0.3), trained_at=LEVEL
+    )
+    assert torch.allclose(certain.error_bound(x, z), certain.error_bound(x.expand(z.shape), z))
+    assert torch.allclose(certain.error_bound(z, x), certain.error_bound(z, x.expand(z.shape)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
+def test_a_kernel_is_no_information_whatever_rounding_makes_of_it(dtype):
+    """A*A's zero is rounded to a positive number about half the time."""
+    net = InvertibleResNet.dense(6, lipschitz=0.9).to(dtype)
+    for seed in range(20):
+        source = torch.Generator().manual_seed(seed)
+        wide = torch.randn(5, 6, generator=source, dtype=dtype)
+        tall = torch.cat([wide, wide.mean(0, keepdim=True), wide[:2]])
+        turned = LinearProblem(lambda x, tall=tall: x @ tall.mT, 1e-4, shape=(6,), dtype=dtype)
+        for problem in (LinearProblem(wide, 1e-4), LinearProblem(tall, 1e-4), turned):
+            learned = LearnedPosterior(net, problem, trained_at=1.0)
+            assert learned.monotonicity == -learned.ratio * concavity_defect(net)
+
+
+def test_the_certificate_of_a_single_precision_operator_is_sharp():
+    net = InvertibleResNet.dense(4, lipschitz=0.5, generator=torch.Generator().manual_seed(0))
+    axes = torch.linalg.qr(torch.randn(2, 4, 4, generator=torch.Generator().manual_seed(0)))[0]
+    matrix = axes[0] @ torch.diag(torch.tensor([1.0, 0.5, 0.2, 1e-3])) @ axes[1]
+    learned = LearnedPosterior(net, LinearProblem(matrix, 1e-4), trained_at=1.0)
+    least = torch.linalg.svdvals(matrix.double())[-1].item() ** 2
+    assert learned.monotonicity == pytest.approx(least - 1e-8 * concavity_defect(net), rel=1e-10)
+
+
+@pytest.mark.parametrize("ratio", [1e-4, 1e-9, 1e-14])
+def test_small_noise_leaves_a_contraction_above_zero(ratio):
+    """1 − μ / λ would be rounding, of any sign."""
+    source = torch.Generator().manual_seed(0)
+    net = InvertibleResNet.dense(8, lipschitz=0.5, scale=1.5, generator=source)
+    for _ in range(10):
+        matrix = torch.randn(12, 8, generator=source)
+        learned = LearnedPosterior(net, LinearProblem(matrix, ratio**0.5), trained_at=1.0)
+        x = learned.inverse(torch.ones(8))
+        exact = torch.linalg.solve(matrix.double().mT @ matrix.double(), torch.ones(8).double())
+        assert (x - exact).norm() < (1e-4 + 20 * ratio) * exact.norm()
+        step = proximal(net, torch.ones(8), ratio)
+        assert torch.allclose(step, torch.ones(8), atol=1e-5 + 10 * ratio)
+
+
+def test_the_contraction_is_that_of_the_difference():
+    for scale, gamma in ((0.9, 0.7), (2.0, 1.2), (1.5, 0.01)):
+        net = InvertibleResNet(Affine(torch.eye(2, dtype=DOUBLE)), lipschitz=0.8, scale=scale)
+        whole, slope = 1 - gamma + gamma * scale, 1 - gamma * concavity_defect(net)
+        assert contraction(net, gamma, slope) == pytest.approx(1 - slope / whole, rel=1e-12)
+
+
+def test_a_block_that_does_nothing_is_no_obstacle():
+    still = InvertibleResNet(Affine(torch.zeros(2, 2, dtype=DOUBLE)), lipschitz=0.8, scale=1.5)
+    v = points(3)
+    assert torch.allclose(proximal(still, v, 0.5), v / 1.25)
+
+
+@pytest.mark.parametrize(("dtype", "least"), [(torch.float32, 1e-3), (DOUBLE, 1e-6)])
+def test_an_inverse_that_rounding_keeps_from_its_tolerance_says_so(dtype, least):
+    source = torch.Generator().manual_seed(0)
+    net = InvertibleResNet.dense(4, lipschitz=0.5, scale=1.5, generator=source).to(dtype)
+    axes = torch.linalg.qr(torch.randn(2, 4, 4, generator=source, dtype=DOUBLE))[0].to(dtype)
+    matrix = axes[0] @ torch.diag(torch.tensor([1.0, 0.5, 0.2, least], dtype=dtype)) @ axes[1]
+    learned = LearnedPosterior(net, LinearProblem(matrix, least / 2), trained_at=1.0)
+    x = torch.randn(5, 4, generator=source, dtype=dtype)
+    z = learned.forward_map(x).detach()
+    with pytest.raises(NotConverged, match=r"largest slope is 1\.\de\+(06|12) times") as told:
+        learned.inverse(z, 1e-6)
+    error = (told.value.point - x).norm(dim=-1).max().item()
+    assert told.value.point.shape == z.shape
+    assert 1e-6 < error < 4 * told.value.bound
+    assert (learned.inverse(z) - x).norm(dim=-1).max() < 1  # by default what rounding allows
+    assert (learned.inverse(z, 1.0) - x).norm(dim=-1).max() < 1
+    alone = learned.inverse(z[0], 1.0)
+    assert torch.allclose(alone, learned.inverse(z, 1.0)[0], atol=0.5)
+
+
+def test_no_data_have_no_answers():
+    net, _ = gaussian_network((1, 2))
+    problem = LinearProblem(torch.clone, noise_std=0.3, shape=(1, 2), dtype=DOUBLE)
+    learned = LearnedPosterior(net, problem, trained_at=LEVEL)
+    none = torch.zeros(0, 1, 2, dtype=DOUBLE)
+    found = learned.stationary_points(none, none)
+    assert [part.shape for part in found] == [(0, 1, 2), (0,), (0,)]
+    assert learned.inverse(none).shape == learned.mode(none, none[None]).shape == none.shape
+
+
+def test_autocast_changes_no_answer():
+    source = torch.Generator().manual_seed(2)
+    net = InvertibleResNet.dense(3, lipschitz=0.8, scale=2.0, generator=source)
+    learned = LearnedPosterior(net, LinearProblem(torch.eye(3), 0.3), trained_at=0.5)
+    z = torch.randn(4, 3, generator=source)
+    calls = (
+        learned.inverse,
+        learned.forward_map,
+        lambda z: learned.energy(z, z),
+        lambda z: learned.stationary_points(z, z).x,
+        lambda z: learned.error_bound(z + 1, z),
+        lambda z: learned.with_jacobian(z)[0],
+        lambda z: proximal(net, v=z, step=0.5),
+        lambda z: learned.inverse(z=z),
+    )
+    for call in calls:
+        plain = call(z)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(call(z), plain)
+
+
+def test_the_inverse_can_be_differentiated_in_the_operator_and_the_parameters():
+    source = torch.Generator().manual_seed(3)
+    net = InvertibleResNet(LipschitzDense(2, (16,), generator=source).double(), lipschitz=0.8)
+    matrix = torch.tensor([[2.0, 0.3], [-0.2, 1.0]], dtype=DOUBLE, requires_grad=True)
+    learned = LearnedPosterior(net, LinearProblem(matrix, 0.1), trained_at=0.2)
+    x, weight = learned.inverse(points(3), 1e-12), points(3, seed=1)
+    inputs = [matrix, *net.parameters()]
+    found = torch.autograd.grad(x, inputs, weight, retain_graph=True)
+    pulled = torch.linalg.solve(learned.with_jacobian(x)[1].mT, weight[..., None])[..., 0]
+    value = learned.forward_map(x.detach())
+    for one, other in zip(found, torch.autograd.grad(value, inputs, -pulled.detach()), strict=True):
+        assert torch.allclose(one, other, atol=1e-8)

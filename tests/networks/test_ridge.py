@@ -285,3 +285,53 @@ def test_wrong_arguments_are_named(arguments, message):
 def test_a_picture_smaller_than_the_kernel_is_refused():
     with pytest.raises(ValueError, match="x must not be smaller than the kernel"):
         Ridge((1, None, None), 2, 5)(torch.zeros(1, 1, 4, 9))
+
+
+@pytest.mark.parametrize("kind", [Ridge, WeaklyConvexRidge])
+def test_a_block_takes_one_batch_axis(kind):
+    for block, lead, wanted in (
+        (kind((3,), 4), (2, 5), r"\(n, 3\), got \(2, 5, 3\)"),
+        (kind((3,), 4), (), r"\(n, 3\), got \(3,\)"),
+        (kind((1, None, None), 4, 3), (2, 5), r"\(n, 1, any, any\), got \(2, 5, 1, 6, 6\)"),
+    ):
+        x = torch.zeros(*lead, *(6 if size is None else size for size in block.shape))
+        calls = (block.linearised, block.with_divergence, block.with_jacobian, block.potential)
+        for call in (block, *calls):
+            with pytest.raises(ValueError, match="x must have shape " + wanted):
+                call(x)
+
+
+def test_kernels_of_every_side_make_a_network():
+    source = torch.Generator().manual_seed(0)
+    net = InvertibleResNet(Ridge((1, None, None), 2, 66, generator=source), lipschitz=0.9)
+    x = torch.rand(1, 1, 66, 70, generator=source)
+    found = net.inverse(net(x), 1e-4)
+    assert (found - x).norm() <= 2e-4
+
+
+@pytest.mark.parametrize("size", [1e-10, 1e-20, 1e-24, 1e-36])
+@pytest.mark.parametrize("method", ["newton-cg", "anderson"])
+def test_a_tiny_gradient_is_pulled_back_as_a_large_one(method, size):
+    source = torch.Generator().manual_seed(0)
+    net = InvertibleResNet(Ridge((1, None, None), 4, 3, generator=source), lipschitz=0.9)
+    z = torch.rand(2, 1, 12, 12, generator=source).requires_grad_()
+    v = torch.randn(z.shape, generator=source)
+    x = net.inverse(z, method=method)
+    (whole,) = torch.autograd.grad(x, z, v, retain_graph=True)
+    (tiny,) = torch.autograd.grad(x, z, size * v)
+    assert torch.allclose(tiny.double() / size, whole.double(), atol=3e-3)
+
+
+@pytest.mark.parametrize("method", ["newton-cg", "anderson"])
+def test_the_implicit_derivative_ignores_autocast(method):
+    source = torch.Generator().manual_seed(0)
+    net = InvertibleResNet(Ridge((1, None, None), 4, 3, generator=source), lipschitz=0.9)
+    z = torch.rand(2, 1, 12, 12, generator=source).requires_grad_()
+    x, v = net.inverse(z, method=method), torch.randn(z.shape, generator=source)
+    (plain,) = torch.autograd.grad(x, z, v, retain_graph=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (found,) = torch.autograd.grad(x, z, v)
+        _, turned = torch.func.jvp(lambda z: net.inverse(z, method=method), (z.detach(),), (v,))
+    assert torch.equal(found, plain)
+    straight = torch.func.jvp(lambda z: net.inverse(z, method=method), (z.detach(),), (v,))[1]
+    assert torch.equal(turned, straight)

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from invbayes import Block, InvertibleResNet, load_network, save_network
+from invbayes import Block, InvertibleResNet, LipschitzDense, load_network, save_network
 from tests.own_blocks import Convolutions
 
 
@@ -112,3 +112,15 @@ def test_parameters_do_not_load_into_another_map(options, message):
     net = make()
     with pytest.raises(RuntimeError, match="Missing key"):  # a state from before
         net.load_state_dict(state)
+
+
+def test_a_block_given_twice_is_trained_in_both_places(tmp_path):
+    block = LipschitzDense(2, (8,))
+    block.layers[1].bias.requires_grad_(False)
+    net = InvertibleResNet([block, block], lipschitz=0.9)
+    save_network(net, tmp_path / "net.pt")
+    again = load_network(tmp_path / "net.pt")
+    assert torch.equal(again(torch.ones(3, 2)), net(torch.ones(3, 2)))
+    for one in again.blocks:
+        flags = {name: value.requires_grad for name, value in one.named_parameters()}
+        assert flags == {name: value.requires_grad for name, value in block.named_parameters()}

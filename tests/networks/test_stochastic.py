@@ -189,3 +189,30 @@ def test_bad_points_of_an_estimate_are_named(x, message):
 def test_a_map_that_does_not_fit_is_named(f):
     with pytest.raises(ValueError, match=r"f must map \(3, 2\) to the same shape, differentiably"):
         hutchinson_divergence(f, torch.zeros(3, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("slope", [0.3, 0.5, 0.47])
+def test_powers_too_small_for_the_dtype_accuse_no_bound(slope, dtype):
+    turn = torch.tensor([[0.6, -0.8], [0.8, 0.6]], dtype=dtype)
+    x, wanted = torch.zeros(1, 2, dtype=dtype), 1 - 2 * slope * 0.6 + slope**2
+    for terms in (50, 100, 150, 1000):
+        found = log_det_series(lambda x: slope * x @ turn, x, lipschitz=slope, terms=terms)
+        assert found.value.exp().item() == pytest.approx(wanted, rel=1e-5)
+    with pytest.raises(ValueError, match="lipschitz must bound"):
+        log_det_series(lambda x: slope * x @ turn, x, lipschitz=slope - 1e-3, terms=100)
+    with pytest.raises(ValueError, match="lipschitz must bound"):  # NaN is not small
+        log_det_series(lambda x: x * torch.nan, x, lipschitz=slope, terms=3)
+
+
+def test_the_roulette_draws_where_its_generator_lives(monkeypatch, generator):
+    asked, rand = [], torch.rand
+
+    def recorded(*size, device="elsewhere", **options):
+        asked.append(device)
+        return rand(*size, device=device, **options)
+
+    monkeypatch.setattr(torch, "rand", recorded)
+    options = {"lipschitz": 0.5, "terms": 2, "roulette": 0.6, "generator": generator}
+    log_det_series(lambda x: 0.5 * x, torch.zeros(1, 1), **options)
+    assert set(asked) == {generator.device}

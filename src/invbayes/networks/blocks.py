@@ -152,7 +152,9 @@ def _check_stretch(block: Block, bound: float) -> None:
     """Raise if some pair of points proves a bound wrong; that none does proves nothing."""
     like = next(block.parameters(), torch.zeros(()))
     generator = torch.Generator().manual_seed(0)
-    shape = (16 if size is None else size for size in block.shape)
+    kernels = (p.shape[2:] for p in block.parameters() if p.ndim == 4)
+    side = max([16, *(size for kernel in kernels for size in kernel)])  # no kernel is larger
+    shape = (side if size is None else size for size in block.shape)
     x, direction = torch.randn(2, 16, *shape, generator=generator).to(like)
     g = block.prepared()
     value = g(x)

@@ -40,6 +40,14 @@ def conjugate_gradients(
     return found
 
 
+def polar(v: Tensor) -> tuple[Tensor, Tensor]:
+    """The length of each row and its direction, without squares of tiny numbers."""
+    largest = v.abs().amax(-1, keepdim=True)
+    unit = v / torch.where(largest > 0, largest, 1)
+    size = unit.norm(dim=-1, keepdim=True)
+    return largest * size, unit / torch.where(size > 0, size, 1)
+
+
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """⟨a, b⟩ for each row, ``(n, 1)``."""
     return (a * b).sum(-1, keepdim=True)

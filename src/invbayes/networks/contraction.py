@@ -18,7 +18,7 @@ from invbayes._checks import (
     check_positive,
 )
 from invbayes.errors import NotConverged
-from invbayes.networks.conjugate import conjugate_gradients
+from invbayes.networks.conjugate import conjugate_gradients, polar
 from invbayes.networks.implicit import attach_direct, attach_iterative
 from invbayes.networks.steps import Linearised, LinearSteps, Method, Points, Steps, make_steps
 
@@ -190,7 +190,10 @@ def _symmetric_solver(
         product = linearised(solution)
         reduction = torch.finfo(v.dtype).eps ** 0.5
         most = math.ceil(math.log(2 / reduction) / (1 - goal.lipschitz) ** 0.5)
-        return conjugate_gradients(lambda w: w - product(w), v, reduction=reduction, most=most)
+        size, unit = polar(v)
+        return size * conjugate_gradients(
+            lambda w: w - product(w), unit, reduction=reduction, most=most
+        )
 
     return resolve
 
@@ -199,8 +202,7 @@ def _adjoint_solver(lipschitz: float) -> Callable[[Map, Tensor], Tensor]:
     """Solves w = v + B w for a linear B with ‖B‖ ≤ L, to a relative error of about √ε."""
 
     def resolve(product: Map, v: Tensor) -> Tensor:
-        size = v.norm(dim=-1, keepdim=True)
-        unit = v / torch.where(size > 0, size, 1)
+        size, unit = polar(v)
         eps = torch.finfo(v.dtype).eps
         goal = Goal(lipschitz, max(eps**0.5, 8 * eps / (1 - lipschitz)), strict=False)
         return size * _iterate(LinearSteps(product, len(v)), unit, unit, goal)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from invbayes._checks import check_count, check_float_tensor
 
 
-def convolution_norm(weight: Tensor, grid: int = 64) -> Tensor:
+def convolution_norm(weight: Tensor, grid: int | None = None) -> Tensor:
     r"""A bound of the norm of a convolution on images of every size, circular or padded with zeros,
 
     .. math:: \sup_\theta \|T(\theta)\|_2 \le \frac{\max_{\theta \in \Theta_N} \|T(\theta)\|_2}{\cos(\pi r_1 / N) \cos(\pi r_2 / N)},
@@ -23,8 +23,9 @@ def convolution_norm(weight: Tensor, grid: int = 64) -> Tensor:
 
     Args:
         weight: w, shape ``(out, in, s_1, s_2)``, as of `torch.nn.functional.conv2d`.
-        grid: N, above twice the kernel's radius. The bound is too large by 1 % at most for a 5 × 5
-            kernel on a grid of 64, by .24 % on one of 128.
+        grid: N, above twice the kernel's radius; by default 64, or four times the side of a kernel
+            of more than 16. The bound is too large by 1 % at most for a 5 × 5 kernel on a grid of
+            64, by .24 % on one of 128.
 
     Returns:
         A number.
@@ -48,13 +49,14 @@ def convolution_norm(weight: Tensor, grid: int = 64) -> Tensor:
     if weight.dtype.itemsize < 4:
         raise ValueError(f"weight must be in single or double precision, got {weight.dtype}")
     radii = [(size - 1) / 2 for size in weight.shape[2:]]
+    grid = max(64, 4 * max(weight.shape[2:])) if grid is None else grid
     check_count("grid", grid, math.floor(2 * max(radii)) + 1)
     first, second = _loudest(weight.detach(), grid)
     size = torch.linalg.matrix_norm(_symbol(weight, grid, first, second), 2)
     return size / math.prod(math.cos(math.pi * radius / grid) for radius in radii)
 
 
-def unit_convolution(weight: Tensor, grid: int = 64) -> Tensor:
+def unit_convolution(weight: Tensor, grid: int | None = None) -> Tensor:
     """The weight divided by its `convolution_norm`, with a margin for rounding; zero stays zero."""
     eps = torch.finfo(weight.dtype).eps
     margin = 1 + (64 + 4 * math.prod(weight.shape[1:])) * eps

@@ -6,11 +6,12 @@ import math
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from invbayes._checks import check_count, check_instance, check_points
 from invbayes._random import random_signs
 from invbayes.bayes.inverse_problem import InverseProblem
+from invbayes.bayes.posteriors import rounding_of
 from invbayes.bayes.problems import LinearProblem
 from invbayes.networks.iresnet import InvertibleResNet
 
@@ -144,13 +145,14 @@ def posterior_variance(
     products = problem.noise_std**2 * torch.stack(
         [v * w for v, w in zip(signs, pulled, strict=True)]
     )
-    totals = products.reshape(probes, *z.shape[: z.ndim - len(problem.shape)], -1).sum(-1)
+    totals = products.flatten(1 + z.ndim - len(problem.shape)).sum(-1)
     return EstimatedVariance(mean.detach(), *_averaged(products), *_averaged(totals))
 
 
 def _averaged(samples: Tensor) -> tuple[Tensor, Tensor]:
     """The mean over the first axis and its standard error."""
-    return samples.mean(0), samples.std(0) / len(samples) ** 0.5
+    mean, count = samples.mean(0), len(samples)
+    return mean, ((samples - mean).square().sum(0) / (count * (count - 1))).sqrt()
 
 
 def variance_bounds(net: InvertibleResNet, problem: LinearProblem) -> tuple[float, float]:
@@ -201,6 +203,23 @@ def check_bars(
     check_points("z", z, problem.shape, like=problem.like)
     if problem.dim <= LARGEST:
         check_injective(problem)
+
+
+def spectrum(problem: LinearProblem) -> tuple[Tensor, Tensor]:
+    """A's singular values, one for each unknown, and its right singular vectors as rows.
+
+    In double precision and never squared; zero where rounding of A could have made the value.
+    Usable by autograd, even if made where it is off.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        return _spectrum(problem)
+
+
+def _spectrum(problem: LinearProblem) -> tuple[Tensor, Tensor]:
+    white = problem.white_matrix
+    values, axes = torch.linalg.svd(torch.linalg.qr(white.double(), mode="r").R)[1:]
+    values = nn.functional.pad(values, (0, problem.dim - len(values)))
+    return values * (values > rounding_of(values.to(white), problem)), axes
 
 
 def check_injective(problem: InverseProblem) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from invbayes._checks import check_count, check_positive
+from invbayes.bayes.problems import LinearProblem
 from invbayes.errors import NotConverged
 from invbayes.networks.conjugate import PRODUCTS, REDUCTION, conjugate_gradients
 from invbayes.networks.evidence import mean_along
+from invbayes.networks.inversion import best_method
+from invbayes.networks.iresnet import InvertibleResNet
 
 Field = Callable[[Tensor, Tensor], Tensor]
 FieldWithJacobian = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -88,6 +92,24 @@ def truncated_newton(linearised: Callable[[Tensor], Product]) -> Direction:
         return -conjugate_gradients(flat, value.flatten(1), reduction=REDUCTION, most=PRODUCTS)
 
     return direction
+
+
+def best_direction(
+    net: InvertibleResNet,
+    problem: LinearProblem,
+    ratio: float,
+    with_jacobian: Callable[[Tensor], tuple[Tensor, Tensor]],
+) -> Direction:
+    """Newton's for A*A x + t (φ(x) − x), by conjugate gradients where no Jacobian is at hand or needed."""
+    block, scale, lipschitz = net.blocks[0].prepared(), net.scale, net.lipschitz
+    if best_method(block, problem.dim) != "newton-cg":
+        return newton(lambda x, _: with_jacobian(x))
+
+    def curvature(product: Product, v: Tensor) -> Tensor:
+        inner = scale * (v - lipschitz * product(v)) - v
+        return problem.mean_normal_data(v) + ratio * inner
+
+    return truncated_newton(lambda x: partial(curvature, block.linearised(x)))
 
 
 def _downhill(value: Tensor, jacobian: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from invbayes.networks.precision import in_full_precision
+
 Map = Callable[[Tensor], Tensor]
 Resolve = Callable[[Map, Tensor], Tensor]
 
@@ -89,6 +91,7 @@ class _Resolvent(torch.autograd.Function):
         ctx.save_for_forward(r, x)
 
     @staticmethod
+    @in_full_precision
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         r, x = ctx.saved_tensors
         _, pull = torch.func.vjp(ctx.f, x)
@@ -97,6 +100,7 @@ class _Resolvent(torch.autograd.Function):
         return _Stop.apply(found, r), None, None, None
 
     @staticmethod
+    @in_full_precision
     def jvp(ctx: Any, tangent: Tensor, *_others: Any) -> Tensor:
         r, x = ctx.saved_tensors
         with torch.no_grad():

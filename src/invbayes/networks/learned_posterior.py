@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cached_property, partial
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -12,12 +11,12 @@ from torch import Tensor
 from invbayes._checks import check_fits, check_instance, check_points, check_positive, number
 from invbayes.bayes.problems import LinearProblem
 from invbayes.errors import NotConverged
-from invbayes.networks.covariance import LARGEST
-from invbayes.networks.descent import Direction, descend, newton, truncated_newton
+from invbayes.networks.covariance import LARGEST, spectrum
+from invbayes.networks.descent import best_direction, descend
 from invbayes.networks.evidence import line_integral
-from invbayes.networks.inversion import best_method
 from invbayes.networks.iresnet import InvertibleResNet
-from invbayes.networks.proximal import check_one_block, concavity_defect, resolve
+from invbayes.networks.precision import in_full_precision
+from invbayes.networks.proximal import Equation, check_one_block, concavity_defect
 
 # The longest step of a search, in units of δ₀ √d: the network was trained to see no finer detail.
 STRIDE = 5 / 2**0.5
@@ -102,31 +101,35 @@ class LearnedPosterior:
         """A*A, shape ``(d, d)``."""
         return self.problem.normal_operator
 
+    @cached_property
+    def _spectrum(self) -> tuple[Tensor, Tensor]:
+        return spectrum(self.problem)
+
     @property
     def monotonicity(self) -> float:
         """The certificate μ, with zero for A*A's least eigenvalue beyond 1024 unknowns."""
-        least = 0.0
-        if self.problem.dim <= LARGEST:
-            least = torch.linalg.eigvalsh(self.normal_operator)[0].clamp(min=0).item()
+        least = self._spectrum[0][-1].item() ** 2 if self.problem.dim <= LARGEST else 0.0
         return least - self.ratio * concavity_defect(self.net)
 
+    @in_full_precision
     def forward_map(self, x: Tensor) -> Tensor:
         r""":math:`\varphi_{A,\delta}(x)` for points ``(*, *shape)``."""
         return self.problem.mean_normal_data(x) + self.ratio * (self.net(x) - x)
 
+    @in_full_precision
     def with_jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
         r""":math:`\varphi_{A,\delta}(x)` and its Jacobian ``(*, d, d)``."""
         value, jacobian = self.net.with_jacobian(x)
         inner = self.ratio * (jacobian - torch.eye(self.problem.dim).to(x))
-        return self.problem.mean_normal_data(x) + self.ratio * (
-            value - x
-        ), self.normal_operator + inner
+        mapped = self.problem.mean_normal_data(x) + self.ratio * (value - x)
+        return mapped, self.normal_operator + inner
 
     def score(self, x: Tensor, z: Tensor) -> Tensor:
         r"""The learned :math:`\nabla_x \log p(x \mid z) = (z - \varphi_{A,\delta}(x)) / \delta^2`."""
         self._check(z=z)
         return (z - self.forward_map(x)) / self.problem.noise_std**2
 
+    @in_full_precision
     def energy(
         self, x: Tensor, z: Tensor, *, origin: Tensor | None = None, nodes: int = 24
     ) -> Tensor:
@@ -149,7 +152,7 @@ class LearnedPosterior:
         work = line_integral(self.net, origin, x, nodes=nodes)
         middle, step = (x + origin) / 2, x - origin
         rest = self.problem.mean_normal_data(middle) - self.ratio * middle - z
-        return self.ratio * work + (rest * step).flatten(x.ndim - len(self.problem.shape)).sum(-1)
+        return self.ratio * work + self._flat(rest * step).sum(-1)
 
     def error_bound(self, x: Tensor, z: Tensor) -> Tensor:
         r"""A bound of the distance of any points x from the solution, if μ > 0,
@@ -160,9 +163,9 @@ class LearnedPosterior:
             ValueError: if μ is not above zero.
         """
         self._check(x=x, z=z)
-        residual = self.forward_map(x) - z
-        return residual.flatten(x.ndim - len(self.problem.shape)).norm(dim=-1) / self._certified()
+        return self._flat(self.forward_map(x) - z).norm(dim=-1) / self._certified()
 
+    @in_full_precision
     def inverse(self, z: Tensor, tol: float | None = None) -> Tensor:
         r""":math:`\varphi_{A,\delta}^{-1}(z)`, each point to an error of at most ``tol``, if μ > 0.
 
@@ -175,17 +178,11 @@ class LearnedPosterior:
 
         Raises:
             ValueError: if μ is not above zero; and as `fixed_point` does.
-            NotConverged: as `fixed_point` does.
+            NotConverged: as `fixed_point` does, or if rounding in A*A leaves a larger error.
         """
         self._check(z=z)
-        mu, identity = self._certified(), torch.eye(self.problem.dim).to(z)
-        inverse = torch.linalg.inv(
-            self.normal_operator + self.ratio * (self.net.scale - 1) * identity
-        )
-        contraction = 1 - mu * torch.linalg.matrix_norm(inverse, 2).item()
-        flat = z.reshape(-1, self.problem.dim) @ inverse  # H is symmetric
-        gain = self.ratio * inverse
-        return resolve(self.net, flat.reshape(z.shape), gain, lipschitz=contraction, tol=tol)
+        known = self._certified(), self.normal_operator, self._spectrum
+        return Equation.of(self.net, self.ratio, *known).solve(z, self.forward_map, tol)
 
     def stationary_points(
         self, z: Tensor, starts: Tensor, *, tol: float | None = None, max_steps: int = 100
@@ -208,8 +205,7 @@ class LearnedPosterior:
         """
         x = self._descended(z, starts, tol, max_steps)
         value, jacobian = self.with_jacobian(x)
-        lead = x.shape[: x.ndim - len(self.problem.shape)]
-        size = (value - z).reshape(*lead, -1).norm(dim=-1)
+        size = self._flat(value - z).norm(dim=-1)
         is_mode = torch.linalg.cholesky_ex(jacobian + jacobian.mT).info == 0
         return StationaryPoints(x, size, is_mode)
 
@@ -229,6 +225,7 @@ class LearnedPosterior:
         index = best.reshape(1, *best.shape, *[1] * len(self.problem.shape))
         return found.gather(0, index.expand(1, *found.shape[1:]))[0]
 
+    @in_full_precision
     def _descended(self, z: Tensor, starts: Tensor, tol: float | None, max_steps: int) -> Tensor:
         """Where descent from the starts ends, of the shape that they broadcast to with z."""
         self._check(z=z, starts=starts)
@@ -238,26 +235,19 @@ class LearnedPosterior:
         def field(x: Tensor, rows: Tensor) -> Tensor:
             return self.forward_map(x) - targets[rows]
 
+        direction = best_direction(self.net, self.problem, self.ratio, self.with_jacobian)
         longest = STRIDE * self.trained_at * self.problem.dim**0.5
         options = {"longest": longest, "tol": tol, "max_steps": max_steps}
         try:
-            x = descend(field, self._direction(), starts.reshape(targets.shape), **options)
+            x = descend(field, direction, starts.reshape(targets.shape), **options)
         except NotConverged as failure:
             failure.point = failure.point.reshape(z.shape)
             raise
         return x.reshape(z.shape)
 
-    def _direction(self) -> Direction:
-        """Newton's, by conjugate gradients where no Jacobian is at hand or needed."""
-        block, scale, lipschitz = self.net.blocks[0].prepared(), self.net.scale, self.net.lipschitz
-        if best_method(block, self.problem.dim) != "newton-cg":
-            return newton(lambda x, _: self.with_jacobian(x))
-
-        def curvature(product: Callable[[Tensor], Tensor], v: Tensor) -> Tensor:
-            inner = scale * (v - lipschitz * product(v)) - v
-            return self.problem.mean_normal_data(v) + self.ratio * inner
-
-        return truncated_newton(lambda x: partial(curvature, block.linearised(x)))
+    def _flat(self, points: Tensor) -> Tensor:
+        """Each point as one row, ``(*, d)``."""
+        return points.flatten(points.ndim - len(self.problem.shape))
 
     def _check(self, **points: Tensor) -> None:
         for name, value in points.items():

@@ -14,15 +14,13 @@ R = TypeVar("R")
 S = TypeVar("S")
 
 
-def in_full_precision(
-    method: Callable[Concatenate[S, Tensor, P], R],
-) -> Callable[Concatenate[S, Tensor, P], R]:
+def in_full_precision(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
     """The method with autocast off: all is computed in the dtype of its points."""
 
     @wraps(method)
-    def run(self: S, x: Tensor, *args: P.args, **kwargs: P.kwargs) -> R:
-        kind = x.device.type if isinstance(x, Tensor) else "cpu"
-        with torch.autocast(kind, enabled=False):
-            return method(self, x, *args, **kwargs)
+    def run(self: S, *args: P.args, **kwargs: P.kwargs) -> R:
+        kinds = [v.device.type for v in (*args, *kwargs.values()) if isinstance(v, Tensor)]
+        with torch.autocast(kinds[0] if kinds else "cpu", enabled=False):
+            return method(self, *args, **kwargs)
 
     return run

@@ -221,6 +221,9 @@ class Ridge(Block):
 
     def _ready(self, x: Tensor) -> RidgeMap:
         check_fits("x", x, self.shape, like=self.bias)
+        if x.ndim != 1 + len(self.shape):
+            wanted = ", ".join("any" if size is None else str(size) for size in self.shape)
+            raise ValueError(f"x must have shape (n, {wanted}), got {tuple(x.shape)}")
         return self.prepared()
 
 

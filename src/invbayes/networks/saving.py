@@ -47,6 +47,8 @@ def save_network(net: InvertibleResNet, path: str | PathLike[str]) -> None:
     check_instance("net", net, InvertibleResNet)
     for block in net.blocks:
         _check_options(block)
+    # Blocks that share their parameters are built again apart: each trains its own.
+    parameters = net.named_parameters(remove_duplicate=False)
     parts = [{"block": type(block).__name__, "options": block.options} for block in net.blocks]
     content = {
         "format": FORMAT,
@@ -54,7 +56,7 @@ def save_network(net: InvertibleResNet, path: str | PathLike[str]) -> None:
         "lipschitz": net.lipschitz,
         "dtype": str(net.log_scale.dtype).removeprefix("torch."),
         "blocks": parts,
-        "trained": [name for name, value in net.named_parameters() if value.requires_grad],
+        "trained": [name for name, value in parameters if value.requires_grad],
         "state": net.state_dict(),
     }
     torch.save(content, path)

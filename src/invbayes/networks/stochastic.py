@@ -164,8 +164,8 @@ def _extra_terms(roulette: float, lipschitz: float, generator: torch.Generator |
         raise ValueError(
             f"roulette must lie between lipschitz squared, {lipschitz**2:.3g}, and 1, got {roulette}"
         )
-    extra = 0
-    while torch.rand((), generator=generator).item() < roulette:
+    extra, device = 0, None if generator is None else generator.device
+    while torch.rand((), generator=generator, device=device).item() < roulette:
         extra += 1
     return extra
 
@@ -190,8 +190,11 @@ def _prepare(f: Map, x: Tensor) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def _check_bound(before: Tensor, after: Tensor, lipschitz: float) -> None:
     """‖Df(x)ᵀ v‖ ≤ L ‖v‖ at every probe, or the stated bound is false."""
-    slack = 1 + 1e3 * torch.finfo(before.dtype).eps
-    stretch = after.norm(dim=-1) / before.norm(dim=-1).clamp(min=torch.finfo(before.dtype).tiny)
+    info, size = torch.finfo(before.dtype), before.norm(dim=-1)
+    slack = 1 + 1e3 * info.eps
+    # Below, squares lose digits, and the terms no longer count.
+    tiny = size < info.tiny**0.5 / info.eps
+    stretch = torch.where(tiny, 0, after.norm(dim=-1) / size)
     if not (stretch <= lipschitz * slack).all():
         raise ValueError(
             f"lipschitz must bound f's Lipschitz constant: {lipschitz:g} does not, a vector was "
