@@ -116,6 +116,14 @@ def test_a_frame_is_the_box_in_equal_units(ax):
     assert ax.get_aspect() == 1
 
 
+def test_what_is_drawn_may_carry_a_gradient(ax):
+    scale = torch.ones(1, requires_grad=True)
+    draw_density(ax, lambda x: -scale * x.square().sum(-1), (-3, 3, -3, 3))
+    draw_net(ax, scale * lattice((0, 1, 0, 1), 2, 2))
+    draw_arrows(ax, scale * torch.zeros(3, 2), scale * torch.ones(3, 2))
+    assert len(ax.lines) == 4
+
+
 def test_the_callers_style_wins(ax):
     draw_density(ax, lambda x: -x.square().sum(-1), (-3, 3, -3, 3), alpha=0.1)
     draw_net(ax, lattice((0, 1, 0, 1), 2, 2), color="red")

@@ -66,7 +66,7 @@ def draw_density(ax: Axes, log_prob: Callable[[Tensor], Tensor], box: Box, **sty
         >>> plt.close()
     """
     points = lattice(box, rows=121, columns=121)
-    values = log_prob(points.reshape(-1, 2)).reshape(points.shape[:2])
+    values = log_prob(points.reshape(-1, 2)).detach().reshape(points.shape[:2])
     shape = (values - values.max()).exp()
     levels = torch.linspace(0.05, 1, 10).tolist()
     ax.contourf(points[..., 0], points[..., 1], shape, levels=levels, **{"alpha": 0.75, **style})
@@ -102,7 +102,7 @@ def draw_arrows(ax: Axes, start: Tensor, displacement: Tensor, **style: Any) -> 
         >>> draw_arrows(ax, start=torch.zeros(3, 2), displacement=torch.ones(3, 2))
         >>> plt.close()
     """
-    start, displacement = start.reshape(-1, 2), displacement.reshape(-1, 2)
+    start, displacement = (each.detach().reshape(-1, 2) for each in (start, displacement))
     style = {"angles": "xy", "scale_units": "xy", "scale": 1, "width": 0.006, **style}
     ax.quiver(*start.T, *displacement.T, **style)
 
