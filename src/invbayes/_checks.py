@@ -54,12 +54,16 @@ def check_fits(name: str, value: Tensor, shape: Shape, like: Tensor) -> None:
     if len(came) != len(shape) or any(
         s is not None and s != c for s, c in zip(shape, came, strict=True)
     ):
-        wanted = ", ".join("any" if s is None else str(s) for s in shape)
-        raise ValueError(f"{name} must have shape (*, {wanted}), got {tuple(value.shape)}")
+        raise ValueError(f"{name} must have shape (*, {listed(shape)}), got {tuple(value.shape)}")
     if value.dtype != like.dtype:
         raise ValueError(f"{name} must have dtype {like.dtype}, got {value.dtype}")
     if value.device != like.device:
         raise ValueError(f"{name} must be on {like.device}, got {value.device}")
+
+
+def listed(shape: Shape) -> str:
+    """A shape as errors name it."""
+    return ", ".join("any" if size is None else str(size) for size in shape)
 
 
 def check_points(name: str, value: Tensor, dim: int | Shape, like: Tensor) -> None:

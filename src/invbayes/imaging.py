@@ -142,8 +142,8 @@ def total_variation(
         steps: of the method; a weight far below the noise takes more.
 
     Raises:
-        ValueError: for data that do not fit, a weight or number of steps that is not positive, or
-            an operator that is zero.
+        ValueError: for data that do not fit, coloured noise, a weight or number of steps that is
+            not positive, or an operator that is zero.
 
     Source: Rudin, Osher and Fatemi 1992; Chambolle and Pock 2011; Condat 2013.
 
@@ -181,8 +181,8 @@ def wiener(problem: LinearProblem, y: Tensor, pictures: Tensor) -> Tensor:
         pictures: cut-outs of the data's size that are like the unknown one, shape ``(n, *shape)``.
 
     Raises:
-        ValueError: for data or pictures that do not fit, or an operator that is no such
-            convolution or loses the mean.
+        ValueError: for data or pictures that do not fit, coloured noise, or an operator that is no
+            such convolution or loses the mean.
 
     Source: Wiener 1949.
 

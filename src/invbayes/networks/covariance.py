@@ -152,6 +152,7 @@ def posterior_variance(
 def _averaged(samples: Tensor) -> tuple[Tensor, Tensor]:
     """The mean over the first axis and its standard error."""
     mean, count = samples.mean(0), len(samples)
+    # Not `std`, which warns where there are no data.
     return mean, ((samples - mean).square().sum(0) / (count * (count - 1))).sqrt()
 
 

@@ -11,7 +11,7 @@ import torch
 from scipy.fft import dct
 from torch import Tensor, nn
 
-from invbayes._checks import Shape, check_count, check_fits, check_positive, check_share
+from invbayes._checks import Shape, check_count, check_fits, check_positive, check_share, listed
 from invbayes.networks.blocks import Block
 from invbayes.networks.convolutions import circular, circular_adjoint, unit_convolution
 from invbayes.networks.dense import unit_spectral_norm
@@ -222,8 +222,7 @@ class Ridge(Block):
     def _ready(self, x: Tensor) -> RidgeMap:
         check_fits("x", x, self.shape, like=self.bias)
         if x.ndim != 1 + len(self.shape):
-            wanted = ", ".join("any" if size is None else str(size) for size in self.shape)
-            raise ValueError(f"x must have shape (n, {wanted}), got {tuple(x.shape)}")
+            raise ValueError(f"x must have shape (n, {listed(self.shape)}), got {tuple(x.shape)}")
         return self.prepared()
 
 
