@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from collections import Counter
 from functools import partial
 
 import numpy as np
@@ -284,6 +285,22 @@ def test_the_noise_can_be_chosen(living):
     for key, expected in [("End", "rival: a peak"), ("Home", "no rival")]:
         living.page.locator(".living input").nth(2).press(key)
         assert expected in words.inner_text()
+
+
+@only("squeeze")
+def test_all_that_the_words_speak_of_is_drawn(living):
+    """On the left x, on the right its image and what was asked, below how much both stretch."""
+    living.page.locator(".living input").first.press("Home")
+    left, right, strip = living.page.locator(".living svg.stage").evaluate_all(
+        """stages => stages.map(stage =>
+            [...stage.querySelectorAll("[class]")].map(drawn => drawn.getAttribute("class")))"""
+    )
+    one = Counter(["one", "one thick", "spot disc one thick"])
+    two = Counter(["two dashed", "two thick", "spot disc two thick"])
+    ends = Counter(["spot diamond two hollow", "spot disc one"])
+    assert one + Counter(["spot cross ink"]) <= Counter(left)
+    assert one + two + ends <= Counter(right)
+    assert Counter(["wide faint"]) + ends + ends <= Counter(strip)
 
 
 @only("squeeze")
