@@ -12,6 +12,8 @@ from hypothesis import given
 from invbayes import (
     InvertibleResNet,
     LinearProblem,
+    Ridge,
+    WeaklyConvexRidge,
     data_density,
     line_integral,
     log_evidence,
@@ -105,6 +107,25 @@ def test_the_integral_takes_points_of_any_shape(generator):
     net = InvertibleResNet(Convolutions(generator=generator), lipschitz=0.5).double()
     x = torch.randn(2, 1, 4, 4, generator=generator, dtype=torch.float64)
     assert line_integral(net, torch.zeros(1, 4, 4).double(), x).shape == (2,)
+
+
+@pytest.mark.parametrize("kind", [Ridge, WeaklyConvexRidge])
+@pytest.mark.parametrize("length", [1.0, 1e-5])
+def test_a_short_way_through_pictures_keeps_its_digits(kind, length, generator):
+    """In single precision, against |φ| |x₁ − x₀|; of two potentials the difference loses them."""
+    net = InvertibleResNet(kind((1, None, None), 8, 5, generator=generator), lipschitz=0.9)
+    start = torch.rand(1, 64, 64, generator=generator).requires_grad_()
+    end = start.detach() + length * torch.randn(6, 1, 64, 64, generator=generator)
+    found = line_integral(net, start, end.requires_grad_())
+    slopes = torch.autograd.grad(found.sum(), [start, end])
+    torch.testing.assert_close(slopes[1], net(end), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(slopes[0], -6 * net(start), rtol=1e-3, atol=1e-3)
+    size = net(start).norm() * (end - start).flatten(1).norm(dim=1)
+    start, end = start.double(), end.double()
+    exact = line_integral(net.double(), start, end)
+    assert ((found - exact).abs() < 1e-4 * size).all()  # the norm of W itself is rounded up
+    rise = net.potential(end) - net.potential(start)
+    torch.testing.assert_close(exact, rise, rtol=0, atol=1e-10)
 
 
 def test_wrong_arguments_are_named(generator):

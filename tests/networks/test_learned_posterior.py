@@ -1,5 +1,7 @@
 """One network, every operator: closed forms for a Gaussian, double wells, certificates."""
 
+import contextlib
+
 import pytest
 import torch
 from torch import Tensor
@@ -238,7 +240,7 @@ def test_the_proximal_map_of_every_step_is_a_denoiser(gamma):
     net, prior = gaussian_network()
     v = points(6).reshape(2, 3, 2)
     denoise = LinearProblem(torch.eye(2, dtype=DOUBLE), noise_std=LEVEL * gamma**0.5)
-    found = proximal(net, v, gamma, tol=1e-10)
+    found = proximal(net=net, v=v, step=gamma, tol=1e-10)
     assert torch.allclose(found, posterior(prior, denoise, v).mean, atol=1e-9)
     learned = LearnedPosterior(net, denoise, trained_at=LEVEL)
     assert torch.allclose(learned.inverse(v, tol=1e-10), found, atol=1e-9)
@@ -287,6 +289,9 @@ def test_wrong_arguments_are_named():
         learned.stationary_points(points(2), points(2, dim=1))
     with pytest.raises(ValueError, match="tol"):
         learned.stationary_points(points(2), points(2), tol=0.0)
+    for starts in (points(2), points(1)[0]):  # whose energies would be those of different data
+        with pytest.raises(ValueError, match="starts must have one axis more than z"):
+            learned.mode(points(2), starts)
     with pytest.raises(ValueError, match="step"):
         proximal(net, points(2), -1.0)
     with pytest.raises(ValueError, match="net must be an InvertibleResNet"):
@@ -416,6 +421,24 @@ def test_an_inverse_that_rounding_keeps_from_its_tolerance_says_so(dtype, least)
     assert (learned.inverse(z, 1.0) - x).norm(dim=-1).max() < 1
     alone = learned.inverse(z[0], 1.0)
     assert torch.allclose(alone, learned.inverse(z, 1.0)[0], atol=0.5)
+
+
+@pytest.mark.parametrize("tol", [1e-4, 1e-2])
+def test_a_tolerance_is_kept_or_refused_also_where_the_residual_rounds_to_zero(tol):
+    """An operator with the condition 1000, in single precision; the truth in double."""
+    for seed in range(20):
+        source = torch.Generator().manual_seed(seed)
+        net = InvertibleResNet.dense(2, (8,), lipschitz=0.5, scale=1.5, generator=source)
+        axes = torch.linalg.qr(torch.randn(2, 2, 2, generator=source))[0]
+        problem = LinearProblem(axes[0] @ torch.diag(torch.tensor([1.0, 1e-3])) @ axes[1], 5e-4)
+        learned = LearnedPosterior(net, problem, trained_at=1.0)
+        z, found = learned.forward_map(torch.randn(8, 2, generator=source)).detach(), {}
+        for row, point in enumerate(z):
+            with contextlib.suppress(NotConverged, ValueError):
+                found[row] = learned.inverse(point, tol).detach().double()
+        exact = LearnedPosterior(net.double(), problem.to(dtype=DOUBLE), trained_at=1.0)
+        truth = exact.inverse(z.double(), 1e-7)
+        assert all((x - truth[row]).norm() <= tol for row, x in found.items())
 
 
 def test_no_data_have_no_answers():

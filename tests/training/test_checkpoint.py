@@ -184,11 +184,38 @@ def test_a_file_that_breaks_off_leaves_the_network(tmp_path):
 def test_a_place_that_cannot_be_written_is_named_before_the_first_step(tmp_path):
     net = make()
     before = weights(net)
-    with pytest.raises(ValueError, match=r"^checkpoint must lie in a folder that exists, got"):
-        go(net, Approximation(PROBLEM), checkpoint=tmp_path / "nowhere" / "run.pt")
+    for path in (tmp_path / "nowhere" / "run.pt", "/proc/run.pt"):
+        with pytest.raises(ValueError, match=r"^checkpoint must lie in a folder that can be"):
+            go(net, Approximation(PROBLEM), checkpoint=path)
     with pytest.raises(ValueError, match=r"^checkpoint must be a str or PathLike, got int"):
         go(net, Approximation(PROBLEM), checkpoint=3)
     assert torch.equal(weights(net), before)
+
+
+def test_an_interruption_is_told_also_where_the_file_cannot_be_written(tmp_path):
+    folder = tmp_path / "gone"
+    folder.mkdir()
+
+    def callback(*_):
+        folder.rmdir()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        go(make(), Approximation(PROBLEM), callback=callback, checkpoint=folder / "run.pt")
+    assert caught.value.__notes__[0].startswith("The checkpoint could not be written")
+
+
+def test_another_function_as_objective_is_noticed(tmp_path):
+    def near(net, x, z):
+        return (net(x) - z).square().mean()
+
+    def far(net, x, z):
+        return -near(net, x, z)
+
+    path = tmp_path / "run.pt"
+    interrupted(path, objective=near)
+    with pytest.raises(ValueError, match=r"with objective = .*far, got one with .*near$"):
+        go(make(), far, checkpoint=path)
 
 
 def test_a_held_out_loss_that_is_not_finite_is_named():

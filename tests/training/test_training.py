@@ -305,6 +305,9 @@ def test_the_held_out_loss_is_that_of_the_average():
     go(plain, Divergence(PROBLEM), steps=40)
     assert torch.equal(weights(plain), weights(net))  # to look changes nothing
     assert go(make(), Divergence(PROBLEM), steps=5).held_out.shape == (0, 2)
+    odd = go(make(), Divergence(PROBLEM), steps=39, held_out=samples).held_out[:, 0]
+    assert (len(odd), odd[-1].item()) == (20, 39)
+    assert len(go(make(), Divergence(PROBLEM), steps=5, held_out=samples).held_out) == 5
 
 
 def test_patience_stops_and_keeps_the_best():
@@ -456,7 +459,7 @@ def test_a_step_half_made_is_not_written(tmp_path, monkeypatch):
             checkpoint=path,
         )
     assert written == [path.read_bytes()]
-    assert torch.load(path)["losses"] == losses
+    assert torch.load(path)["losses"].tolist() == losses
 
 
 def test_the_checkpoint_of_another_training_is_refused(tmp_path):

@@ -43,7 +43,8 @@ class Block(Described, ABC):
     Attributes:
         shape: of one point, such as ``(2,)`` or ``(1, 28, 28)``; None stands for any length.
         is_gradient: whether g is the gradient of a function, which ``potential(x)`` then gives,
-            shape ``(n,)``; the inverse needs no Jacobian, only products with it.
+            shape ``(n,)``; the inverse needs no Jacobian, only products with it. If the prepared
+            block gives g's mean on segments, ``mean_between(start, end)``, `line_integral` is exact.
 
     Example:
         >>> import torch

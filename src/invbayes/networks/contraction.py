@@ -109,12 +109,14 @@ class Goal(NamedTuple):
         tol: the caller's tolerance.
         share: the part of it that is left to this solver.
         strict: whether rounding may not raise it.
+        growth: how much more rounding there is inside of f than around it.
     """
 
     lipschitz: float
     tol: float
     share: float = 1.0
     strict: bool = True
+    growth: float = 1.0
 
     @classmethod
     def of(cls, lipschitz: float, tol: float | None) -> Goal:
@@ -225,7 +227,7 @@ def _iterate(steps: Steps, z: Tensor, start: Tensor, goal: Goal) -> Tensor:
     points = steps.at(active, z, start)
     most = _most_steps(points, goal)
     for count in range(most + 1):
-        size, rounding = points.size(), points.rounding()
+        size, rounding = points.size(), goal.growth * points.rounding()
         enough = goal.residual(rounding, last=count == most)
         moving = ~(size + rounding <= enough)
         if not moving.any():
@@ -249,7 +251,8 @@ def _most_steps(points: Points, goal: Goal) -> int:
 
 
 def _give_up(points: Points, steps: int, goal: Goal, solution: Tensor) -> NoReturn:
-    bound = ((points.size() + points.rounding()).max() / (1 - goal.lipschitz)).item()
+    left = points.size() + goal.growth * points.rounding()
+    bound = (left.max() / (1 - goal.lipschitz)).item()
     raise NotConverged(
         f"{len(points.x)} points missed the tolerance {goal.tol:.1e} after {steps} steps; their error "
         f"is bounded by {bound:.1e} only. Either {goal.lipschitz:g} is no Lipschitz bound, or "

@@ -12,10 +12,11 @@ from invbayes._checks import check_count, check_instance, check_points
 from invbayes.bayes.problems import LinearProblem
 from invbayes.networks.covariance import check_bars
 from invbayes.networks.iresnet import InvertibleResNet
+from invbayes.networks.precision import in_full_precision
 
 
 def line_integral(net: InvertibleResNet, start: Tensor, end: Tensor, *, nodes: int = 24) -> Tensor:
-    r"""The integral of φ along a segment, by Gauss's rule, or by its potential if it has one,
+    r"""The integral of φ along a segment, by Gauss's rule, or exactly for one `Ridge` block,
 
     .. math:: \int_0^1 \langle \varphi(x_0 + t\,(x_1 - x_0)),\, x_1 - x_0 \rangle\, \mathrm{d}t .
 
@@ -43,10 +44,21 @@ def line_integral(net: InvertibleResNet, start: Tensor, end: Tensor, *, nodes: i
     check_count("nodes", nodes)
     check_points("start", start, net.shape, like=net.log_scale)
     check_points("end", end, net.shape, like=net.log_scale)
-    if len(net.blocks) == 1 and net.blocks[0].is_gradient:
-        return net.potential(end) - net.potential(start)
     step = end - start
-    return (mean_along(net, start, step, nodes) * step).flatten(step.ndim - len(net.shape)).sum(-1)
+    mean = _mean_of(net, start, end, nodes)
+    return (mean * step).flatten(step.ndim - len(net.shape)).sum(-1)
+
+
+@in_full_precision
+def _mean_of(net: InvertibleResNet, start: Tensor, end: Tensor, nodes: int) -> Tensor:
+    """The mean of φ on a segment. A difference of potentials would drown in rounding if it is short."""
+    g = net.blocks[0].prepared()
+    if len(net.blocks) > 1 or not hasattr(g, "mean_between"):
+        return mean_along(net, start, end - start, nodes)
+    start, end = torch.broadcast_tensors(start, end)
+    size = start.shape[start.ndim - len(net.shape) :]
+    mean = g.mean_between(start.reshape(-1, *size), end.reshape(-1, *size))
+    return net.scale * ((start + end) / 2 - net.lipschitz * mean.reshape(start.shape))
 
 
 def mean_along(

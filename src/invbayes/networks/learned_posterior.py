@@ -11,12 +11,13 @@ from torch import Tensor
 from invbayes._checks import check_fits, check_instance, check_points, check_positive, number
 from invbayes.bayes.problems import LinearProblem
 from invbayes.errors import NotConverged
+from invbayes.networks.contraction import Goal
 from invbayes.networks.covariance import LARGEST, spectrum
 from invbayes.networks.descent import best_direction, descend
 from invbayes.networks.evidence import line_integral
 from invbayes.networks.iresnet import InvertibleResNet
 from invbayes.networks.precision import in_full_precision
-from invbayes.networks.proximal import Equation, check_one_block, concavity_defect
+from invbayes.networks.proximal import check_one_block, concavity_defect, contraction, resolve
 
 # The longest step of a search, in units of δ₀ √d: the network was trained to see no finer detail.
 STRIDE = 5 / 2**0.5
@@ -181,8 +182,13 @@ class LearnedPosterior:
             NotConverged: as `fixed_point` does, or if rounding in A*A leaves a larger error.
         """
         self._check(z=z)
-        known = self._certified(), self.normal_operator, self._spectrum
-        return Equation.of(self.net, self.ratio, *known).solve(z, self.forward_map, tol)
+        least, (values, axes), scale = self._certified(), self._spectrum, self.net.scale.item()
+        spread = (values[0].item() ** 2 + self.ratio * (1 + 2 * scale)) / least  # of the slopes
+        lipschitz = contraction(self.net, self.ratio, least)
+        goal = Goal.of(lipschitz, tol)._replace(growth=spread * (1 - lipschitz))
+        near = (axes.mT / (values.square() + self.ratio * (scale - 1)) @ axes).to(z)
+        maps = self.forward_map, self.with_jacobian, lambda rows: rows @ near
+        return resolve(self.net, *maps, z, goal)
 
     def stationary_points(
         self, z: Tensor, starts: Tensor, *, tol: float | None = None, max_steps: int = 100
@@ -220,6 +226,9 @@ class LearnedPosterior:
             z, tol, max_steps: as in `stationary_points`.
             starts: k of them along the first axis, ``(k, *, *shape)``.
         """
+        self._check(z=z, starts=starts)
+        if starts.ndim <= z.ndim:
+            raise ValueError(f"starts must have one axis more than z, got {tuple(starts.shape)}")
         found = self._descended(z, starts, tol, max_steps)
         best = self.energy(found, z.expand(found.shape), origin=found[0]).argmin(0)
         index = best.reshape(1, *best.shape, *[1] * len(self.problem.shape))

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
 P = ParamSpec("P")
 R = TypeVar("R")
-S = TypeVar("S")
 
 
-def in_full_precision(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
+def in_full_precision(method: Callable[P, R]) -> Callable[P, R]:
     """The method with autocast off: all is computed in the dtype of its points."""
 
     @wraps(method)
-    def run(self: S, *args: P.args, **kwargs: P.kwargs) -> R:
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
         kinds = [v.device.type for v in (*args, *kwargs.values()) if isinstance(v, Tensor)]
         with torch.autocast(kinds[0] if kinds else "cpu", enabled=False):
-            return method(self, *args, **kwargs)
+            return method(*args, **kwargs)
 
     return run

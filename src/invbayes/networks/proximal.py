@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from invbayes._checks import check_instance, check_points, check_positive, number
 from invbayes.errors import NotConverged
-from invbayes.networks.contraction import fixed_point
+from invbayes.networks.contraction import Goal, Map, MapWithJacobian, solve
 from invbayes.networks.inversion import newton_pays
 from invbayes.networks.iresnet import InvertibleResNet
 from invbayes.networks.precision import in_full_precision
-
-# How often the true residual is looked at before an inverse is given up.
-MENDING = 3
 
 
 def concavity_defect(net: InvertibleResNet) -> float:
@@ -74,8 +67,15 @@ def proximal(net: InvertibleResNet, v: Tensor, step: float, *, tol: float | None
         raise ValueError(f"step must be below 1 / κ = {1 / defect:.4g}, got {gamma:g}")
     check_points("v", v, net.shape, like=net.log_scale)
     whole = 1 - gamma + gamma * net.scale
-    shrinks = contraction(net, gamma, 1 - gamma * defect)
-    return resolve(net, v / whole, gamma / whole, lipschitz=shrinks, tol=tol)
+    goal = Goal.of(contraction(net, gamma, 1 - gamma * defect), tol)
+
+    def with_jacobian(x: Tensor) -> tuple[Tensor, Tensor]:
+        value, jacobian = net.with_jacobian(x)
+        rest = (1 - gamma) * torch.eye(jacobian.shape[-1]).to(x)
+        return (1 - gamma) * x + gamma * value, rest + gamma * jacobian
+
+    maps = (lambda x: (1 - gamma) * x + gamma * net(x)), with_jacobian
+    return resolve(net, *maps, lambda rows: rows / whole, v, goal)
 
 
 def contraction(net: InvertibleResNet, step: float, slope: float) -> float:
@@ -88,98 +88,37 @@ def contraction(net: InvertibleResNet, step: float, slope: float) -> float:
 
 
 def resolve(
-    net: InvertibleResNet, z: Tensor, gain: Tensor, *, lipschitz: float, tol: float | None
+    net: InvertibleResNet,
+    field: Map,
+    with_jacobian: MapWithJacobian,
+    near: Map,
+    z: Tensor,
+    goal: Goal,
 ) -> Tensor:
-    """The x with x = z + G (c x − φ(x)), for points ``(*, *shape)``; G is a number or symmetric."""
-    shape = z.shape[z.ndim - len(net.shape) :]
-    scale, dim = net.scale, math.prod(shape)
+    r"""The x with F(x) = z for points ``(*, *shape)``, as :math:`x = M z + (x - M F(x))`.
 
-    def pull(x: Tensor) -> Tensor:
-        rest = scale * x - net(x.reshape(-1, *shape)).flatten(1)
-        return rest @ gain if gain.ndim else rest * gain
-
-    def with_jacobian(x: Tensor) -> tuple[Tensor, Tensor]:
-        value, jacobian = net.with_jacobian(x.reshape(-1, *shape))
-        rest = scale * x - value.flatten(1), scale * torch.eye(dim).to(x) - jacobian
-        return (rest[0] @ gain, gain @ rest[1]) if gain.ndim else (rest[0] * gain, rest[1] * gain)
-
-    options = {"with_jacobian": with_jacobian} if newton_pays(net.blocks[0], dim) else {}
-    found = fixed_point(pull, z.reshape(-1, dim), lipschitz=lipschitz, tol=tol, **options)
-    return found.reshape(z.shape)
-
-
-class Equation(NamedTuple):
-    r"""The equation :math:`\varphi_{A,\delta}(x) = z`, as :math:`x = H^{-1} (z + t c f(x))`.
-
-    Attributes:
-        net: φ.
-        step: t.
-        slope: μ > 0.
-        inverse: H⁻¹, symmetric.
-        spread: the largest slope of :math:`\varphi_{A,\delta}` divided by μ.
+    M is symmetric and near the inverse of DF: where F(x) is z, its rounding and its derivative cancel.
     """
+    shape = z.shape[z.ndim - len(net.shape) :]
 
-    net: InvertibleResNet
-    step: float
-    slope: float
-    inverse: Tensor
-    spread: float
+    def pull(rows: Tensor) -> Tensor:
+        return rows - near(field(rows.reshape(-1, *shape)).flatten(1))
 
-    @classmethod
-    def of(
-        cls,
-        net: InvertibleResNet,
-        step: float,
-        slope: float,
-        normal: Tensor,
-        spectrum: tuple[Tensor, Tensor],
-    ) -> Equation:
-        """With the value of H⁻¹ from A's singular values, and its derivative from A*A."""
-        (values, axes), scale = spectrum, net.scale
-        slopes = values.square() + step * (scale.item() - 1)
-        inverse = (axes.mT / slopes @ axes).to(normal)
-        moved = normal + step * (scale - 1) * torch.eye(len(normal)).to(normal)
-        inverse = inverse - inverse @ (moved - moved.detach()) @ inverse
-        largest = values[0].item() ** 2 + step * (1 + 2 * scale.item())
-        return cls(net, step, slope, inverse, largest / slope)
+    def pull_with_jacobian(rows: Tensor) -> tuple[Tensor, Tensor]:
+        value, jacobian = with_jacobian(rows.reshape(-1, *shape))
+        identity = torch.eye(rows.shape[1]).to(rows)
+        return rows - near(value.flatten(1)), identity - near(jacobian.mT).mT
 
-    def solve(self, z: Tensor, forward: Callable[[Tensor], Tensor], tol: float | None) -> Tensor:
-        """The solution, judged by the true residual, since H⁻¹ is rounded; plain steps mend a little."""
-        lipschitz, target = contraction(self.net, self.step, self.slope), self._pulled(z)
-        x = resolve(self.net, target, self.step * self.inverse, lipschitz=lipschitz, tol=tol)
-        for _ in range(MENDING):
-            with torch.no_grad():
-                missed = self._pulled(forward(x) - z)
-                error = self._length(missed) / (1 - lipschitz)
-                late = ~(error <= self._allowed(x, target, tol))
-            if not late.any():
-                return x
-            mend = late.reshape(late.shape + (1,) * len(self.net.shape)) * missed
-            x, last = x - mend, x
-        raise self._failure(last, error[late].max().item(), tol)
-
-    def _allowed(self, x: Tensor, target: Tensor, tol: float | None) -> Tensor:
-        """The error that each point may have: tol, or 1e-6 or what rounding may leave."""
-        size = self._length(x) + self._length(target)
-        rounding = 32 * torch.finfo(x.dtype).eps * self.spread * size
-        return rounding.clamp(min=1e-6) if tol is None else torch.full_like(rounding, float(tol))
-
-    def _failure(self, x: Tensor, bound: float, tol: float | None) -> NotConverged:
-        return NotConverged(
-            f"the inverse missed the tolerance {tol or 1e-6:.1e}: its error is bounded by {bound:.1e} "
-            f"only. {x.dtype} is too coarse for a problem whose largest slope is {self.spread:.1e} "
-            "times the least",
-            steps=MENDING,
-            bound=bound,
-            point=x.detach(),
-        )
-
-    def _pulled(self, z: Tensor) -> Tensor:
-        """H⁻¹ z."""
-        return (z.reshape(-1, len(self.inverse)) @ self.inverse).reshape(z.shape)
-
-    def _length(self, x: Tensor) -> Tensor:
-        return x.flatten(x.ndim - len(self.net.shape)).norm(dim=-1)
+    known = pull_with_jacobian if newton_pays(net.blocks[0], shape.numel()) else None
+    start = near(z.reshape(-1, shape.numel()))
+    try:
+        return solve(pull, start, start, goal, method=None, with_jacobian=known).reshape(z.shape)
+    except NotConverged as failure:
+        failure.point = failure.point.reshape(z.shape)
+        if goal.growth > 1:
+            spread = goal.growth / (1 - goal.lipschitz)
+            failure.add_note(f"The largest slope is {spread:.1e} times the least.")
+        raise
 
 
 def check_one_block(net: InvertibleResNet) -> None:

@@ -53,8 +53,7 @@ class RidgeMap:
         b, roots = self._bent(x)
         value = self._value(x, b, roots)
         rows = self.weight.square().flatten(1).sum(1)
-        slopes = self._slope(*roots)
-        slopes = slopes.flatten(2).sum(2) if b.ndim > 2 else slopes
+        slopes = self._slope(*roots).flatten(1).unflatten(1, (len(rows), -1)).sum(2)
         return value, self.gamma * x.shape[1:].numel() - (1 + self.gamma) * slopes @ rows
 
     def with_jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,10 +65,16 @@ class RidgeMap:
         return self._value(x, b, roots), rows.flatten(2).transpose(0, 1)
 
     def potential(self, x: Tensor) -> Tensor:
-        """G(x) with ∇G = g, shape ``(n,)``."""
+        """G(x) with ∇G = g, shape ``(n,)``: S(b) is b times the mean of σ from zero to b."""
         b, roots = self._bent(x)
-        bent = self._antiderivative(b, *roots).flatten(1).sum(1)
-        return self.gamma * (x**2).flatten(1).sum(1) / 2 - (1 + self.gamma) * bent
+        bent = (self._secant(*((1 + root) / 2 for root in roots)) * b**2).flatten(1).sum(1)
+        return (self.gamma * (x**2).flatten(1).sum(1) - (1 + self.gamma) * bent) / 2
+
+    def mean_between(self, start: Tensor, end: Tensor) -> Tensor:
+        """The mean of g on segments: g's formula at mean b and roots, as (r₁ − r₀)(r₁ + r₀) = s²(b₁² − b₀²)."""
+        (b, roots), (last, others) = self._bent(start), self._bent(end)
+        halfway = tuple((root + other) / 2 for root, other in zip(roots, others, strict=True))
+        return self._value((start + end) / 2, (b + last) / 2, halfway)
 
     def _bent(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """b = W x + bias, and the roots of which the profile is made."""
@@ -97,10 +102,6 @@ class RidgeMap:
     def _slope(self, root: Tensor) -> Tensor:
         """σ'(b), in (0, 1]."""
         return 1 - self.share + self.share / root**3
-
-    def _antiderivative(self, b: Tensor, root: Tensor) -> Tensor:
-        """S(b); (√(1 + s²b²) − 1) / s² without cancellation."""
-        return (1 - self.share) / 2 * b**2 + self.share * b**2 / (root + 1)
 
 
 class Ridge(Block):

@@ -33,10 +33,6 @@ class WeaklyConvexMap(RidgeMap):
         """σ'(b), in [−1/32, 1]."""
         return rise**-3 - self.pace * fall**-3
 
-    def _antiderivative(self, b: Tensor, rise: Tensor, fall: Tensor) -> Tensor:
-        """S(b), never negative."""
-        return b**2 * (1 / (rise + 1) - self.pace / (fall + 1))
-
 
 class WeaklyConvexRidge(Ridge):
     r"""A `Ridge` block whose profiles rise and fall back,

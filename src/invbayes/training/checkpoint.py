@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import tempfile
 from functools import partial
 from typing import Any
 
@@ -19,9 +20,13 @@ Path = str | os.PathLike[str]
 def check_place(path: Path) -> None:
     """Raise unless a file can lie there: before the first step, and not after a minute."""
     check_instance("checkpoint", path, str, os.PathLike)
-    folder = os.path.dirname(os.path.abspath(path))
-    if not os.path.isdir(folder):
-        raise ValueError(f"checkpoint must lie in a folder that exists, got {path}")
+    try:
+        with tempfile.TemporaryFile(dir=os.path.dirname(os.path.abspath(path))):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"checkpoint must lie in a folder that can be written to, got {path}"
+        ) from error
 
 
 def mark_of(
@@ -70,9 +75,9 @@ def read(path: Path, mark: dict[str, str]) -> dict[str, Any]:
 
 
 def _kind(part: object) -> str:
-    """The name of a part's class; of a bound function its own, as all of them have one class."""
-    kind = part.func if isinstance(part, partial) else type(part)
-    return getattr(kind, "__qualname__", type(kind).__qualname__)
+    """The name of a part's class; of a function its own, as all of them have one class."""
+    part = part.func if isinstance(part, partial) else part
+    return getattr(part, "__qualname__", type(part).__qualname__)
 
 
 def _shown(option: object) -> object:

@@ -92,8 +92,9 @@ class Run:
 
     def check(self, held_out: tuple[Tensor, Tensor] | None, patience: int | None) -> bool:
         """The held-out loss of the average, where it is due; whether to stop."""
-        made, every = len(self.losses), max(1, self.options[0] // CHECKS)
-        if held_out is None or not made or made % every:
+        made, steps = len(self.losses), self.options[0]
+        due = made * CHECKS // steps > (made - 1) * CHECKS // steps
+        if held_out is None or not made or not due:
             return False
         if not self.held_out or self.held_out[-1][0] < made:
             loss = self._mean(plain_loss(self.objective, self.averaged.module, *held_out)).item()
@@ -124,8 +125,16 @@ class Run:
             return
         content = {name: getattr(self, name) for name in ("mark", "held_out", "best", "before")}
         content |= {name: getattr(self, name).state_dict() for name in self._PARTS}
-        write(path, content | {"losses": self.losses, "seconds": self.elapsed()})
+        losses = torch.stack(self.losses) if self.losses else torch.zeros(0)
+        write(path, content | {"losses": losses, "seconds": self.elapsed()})
         self.saved = time.perf_counter()
+
+    def save_after(self, error: BaseException, path: str | os.PathLike[str]) -> None:
+        """Save because of an error, which is what the caller has to hear of in any case."""
+        try:
+            self.save(path)
+        except Exception as failure:
+            error.add_note(f"The checkpoint could not be written: {failure}")
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Go on from a file; after an error the network is as it was."""
@@ -139,9 +148,9 @@ class Run:
     def _restore(self, content: dict[str, Any]) -> None:
         for name in self._PARTS:
             getattr(self, name).load_state_dict(content[name])
-        for name in ("losses", "held_out", "best", "seconds"):
+        for name in ("held_out", "best", "seconds"):
             setattr(self, name, content[name])
-        self.losses = [loss.to(self.parameters[0].device) for loss in self.losses]
+        self.losses = list(content["losses"].to(self.parameters[0].device))
         if hasattr(self.sampler, "load_state_dict"):
             self.sampler.load_state_dict(content["before"]["sampler"])
         if self.generator is not None:

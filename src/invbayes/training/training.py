@@ -102,14 +102,17 @@ def train(
         optimizer: makes a PyTorch optimiser from the parameters; by default SOAP at 0.05. It must
             have a step size ``lr`` and step without a closure.
         generator: the source of the samples.
-        held_out: samples x and z on which the loss of the average is computed twenty times.
+        held_out: samples x and z on which the loss of the average is computed twenty times (after
+            each step, if there are fewer); the last time at the end.
         patience: how many held-out losses may pass without a new lowest one; then the training
             stops. With it the network ends with the average that had the lowest.
         callback: called after each step with its number, its loss and the averaged network; what
             it returns stops the training if it is true.
         checkpoint: a file. The state is written to it every minute, and when the training is
-            interrupted. A training that finds it goes on from there, to the bit as if it had never
-            stopped, if its numbers come from the generator and the sampler; in the end it is removed.
+            interrupted (but not amid an optimiser's step). A training that finds it goes on from
+            there, to the bit as if it had never stopped, if its numbers come from the generator and
+            the sampler; in the end it is removed. Of the objective and the sampler only the kind is
+            compared: give another problem another file.
         progress: whether to show a progress bar; TQDM_DISABLE=1 in the environment hides it, too.
 
     Returns:
@@ -158,9 +161,9 @@ def train(
                 stop = run.tell(callback) or stop
             if checkpoint is not None and time.perf_counter() - run.saved > SAVE_EVERY:
                 run.save(checkpoint)
-    except BaseException:
+    except BaseException as error:
         if checkpoint is not None:
-            run.save(checkpoint)
+            run.save_after(error, checkpoint)
         raise
     finally:
         run.finish(keep_best=patience is not None)
