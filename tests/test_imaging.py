@@ -133,6 +133,8 @@ def test_total_variation_of_nothing_and_what_it_refuses():
     with pytest.raises(ValueError, match="weight must be finite and > 0"):
         total_variation(problem, y, weight=0.0)
     for method in (lambda p, y: total_variation(p, y, 1.0), lambda p, y: wiener(p, y, y)):
+        with pytest.raises(ValueError, match=r"^problem must be one of pictures, got"):
+            method(LinearProblem(torch.clone, 0.1, shape=(16,)), torch.ones(16))
         with pytest.raises(ValueError, match="y must have shape"):
             method(problem, y[0])
         with pytest.raises(ValueError, match="problem must be a LinearProblem"):

@@ -33,7 +33,7 @@ def least_variation(problem: LinearProblem, y: Tensor, weight: float, steps: int
 
 
 def _gain_of_any(problem: LinearProblem) -> float:
-    """A bound of A*A. What A does to constants is often the most, but not if it sharpens edges."""
+    """About the most that A*A does: often to constants, but not where A sharpens edges."""
     noise = torch.randn(problem.shape, generator=torch.Generator().manual_seed(0))
     starts = torch.ones(problem.shape).to(problem.like), noise.to(problem.like)
     gain = max(largest_gain(problem, v, steps=30).item() for v in starts)

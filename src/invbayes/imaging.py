@@ -136,14 +136,16 @@ def total_variation(
     with forward differences; a convex problem, solved by the relaxed primal-dual method.
 
     Args:
-        problem: the measurement, with white noise, of pictures ``(1, height, width)``.
+        problem: the measurement, with white noise, of pictures ``(channels, height, width)``;
+            the variation is that of each channel.
         y: data, shape ``(*data_shape)``.
         weight: w > 0.
-        steps: of the method; a weight far below the noise takes more.
+        steps: of the method, which does not tell how near it came: compare with twice as many
+            where the weight is far below the noise, or so large that little but the mean is left.
 
     Raises:
-        ValueError: for data that do not fit, coloured noise, a weight or number of steps that is
-            not positive, or an operator that is zero.
+        ValueError: for points that are no pictures, data that do not fit, coloured noise, a weight
+            or number of steps that is not positive, or an operator that is zero.
 
     Source: Rudin, Osher and Fatemi 1992; Chambolle and Pock 2011; Condat 2013.
 
@@ -158,7 +160,7 @@ def total_variation(
     """
     check_positive("weight", weight)
     check_count("steps", steps)
-    _check_white(problem)
+    _check_pictures(problem)
     check_points("y", y, problem.data_shape, like=problem.like)
     if y.shape != problem.data_shape:
         raise ValueError(f"y must be one observation, got the shape {tuple(y.shape)}")
@@ -176,7 +178,8 @@ def wiener(problem: LinearProblem, y: Tensor, pictures: Tensor) -> Tensor:
     pictures p, less their means and under a Hann window, as they are not periodic.
 
     Args:
-        problem: the measurement, a convolution with periodic boundary, with white noise.
+        problem: the measurement of pictures ``(channels, height, width)``, a convolution with
+            periodic boundary, with white noise.
         y: data, shape ``(*, *data_shape)``.
         pictures: cut-outs of the data's size that are like the unknown one, shape ``(n, *shape)``.
 
@@ -196,7 +199,7 @@ def wiener(problem: LinearProblem, y: Tensor, pictures: Tensor) -> Tensor:
         >>> torch.allclose(wiener(problem, y, flat), y.mean().expand(1, 8, 8), atol=1e-6)
         True
     """
-    _check_white(problem)
+    _check_pictures(problem)
     check_points("y", y, problem.data_shape, like=problem.like)
     check_points("pictures", pictures, problem.shape, like=problem.like)
     centred = pictures - pictures.mean((-2, -1), keepdim=True)
@@ -207,8 +210,10 @@ def wiener(problem: LinearProblem, y: Tensor, pictures: Tensor) -> Tensor:
     return torch.fft.ifft2(torch.fft.fft2(y) * gain).real
 
 
-def _check_white(problem: LinearProblem) -> None:
+def _check_pictures(problem: LinearProblem) -> None:
     check_instance("problem", problem, LinearProblem)
+    if len(problem.shape) != 3:
+        raise ValueError(f"problem must be one of pictures, got points {tuple(problem.shape)}")
     if problem._noise.root is not None:
         raise ValueError("problem must have white noise, got a noise_covariance")
 
