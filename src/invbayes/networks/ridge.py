@@ -21,7 +21,9 @@ from invbayes.networks.dense import unit_spectral_norm
 class RidgeMap:
     r"""A ridge block with given weights, :math:`g(x) = \gamma x - (1 + \gamma)\, W^\top \sigma(W x + b)`.
 
-    The slopes of σ lie in :math:`[-(1 - \gamma) / (1 + \gamma),\, 1]`; a subclass brings another σ.
+    The slopes of σ lie in :math:`[-(1 - \gamma) / (1 + \gamma),\, 1]`; a subclass brings another σ,
+    with σ(b) / b a sum of constants, some of them over a root :math:`\sqrt{1 + (s b)^2}`: then the
+    mean of σ between two responses is its formula at the means of b and of the roots.
     """
 
     weight: Tensor
