@@ -121,8 +121,8 @@ def train(
     Raises:
         ValueError: for arguments outside these ranges, a network without a free parameter, an
             optimiser or objective that does not fit, held-out samples whose loss is not finite, a
-            checkpoint of another training or in no folder, or a number of samples that the
-            processes cannot share evenly.
+            checkpoint of another training or where none can be written, or a number of samples that
+            the processes cannot share evenly.
         NotConverged: as the objective does.
         TrainingDiverged: if the loss or its gradient becomes NaN or infinite.
 
