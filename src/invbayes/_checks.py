@@ -72,6 +72,12 @@ def check_points(name: str, value: Tensor, dim: int | Shape, like: Tensor) -> No
     check_float_tensor(name, value)
 
 
+def check_pictures(name: str, shape: Shape) -> None:
+    """Raise unless points of this shape are pictures, (channels, height, width)."""
+    if len(shape) != 3:
+        raise ValueError(f"{name} must be one of pictures, got points {tuple(shape)}")
+
+
 def check_vector(name: str, value: Tensor, dim: int, like: Tensor) -> None:
     """Raise unless ``value`` is one finite point ``(dim,)`` of the same dtype as ``like``."""
     check_points(name, value, dim, like)

@@ -10,7 +10,14 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from invbayes._checks import check_count, check_dtype, check_instance, check_points, check_positive
+from invbayes._checks import (
+    check_count,
+    check_dtype,
+    check_instance,
+    check_pictures,
+    check_points,
+    check_positive,
+)
 from invbayes._variation import least_variation
 from invbayes.bayes.problems import LinearProblem
 
@@ -212,8 +219,7 @@ def wiener(problem: LinearProblem, y: Tensor, pictures: Tensor) -> Tensor:
 
 def _check_pictures(problem: LinearProblem) -> None:
     check_instance("problem", problem, LinearProblem)
-    if len(problem.shape) != 3:
-        raise ValueError(f"problem must be one of pictures, got points {tuple(problem.shape)}")
+    check_pictures("problem", problem.shape)
     if problem._noise.root is not None:
         raise ValueError("problem must have white noise, got a noise_covariance")
 

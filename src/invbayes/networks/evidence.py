@@ -52,8 +52,8 @@ def line_integral(net: InvertibleResNet, start: Tensor, end: Tensor, *, nodes: i
 @in_full_precision
 def _mean_of(net: InvertibleResNet, start: Tensor, end: Tensor, nodes: int) -> Tensor:
     """The mean of φ on a segment. A difference of potentials would drown in rounding if it is short."""
-    g = net.blocks[0].prepared()
-    if len(net.blocks) > 1 or not hasattr(g, "mean_between"):
+    g = net.blocks[0].prepared() if len(net.blocks) == 1 and net.blocks[0].is_gradient else None
+    if not hasattr(g, "mean_between"):
         return mean_along(net, start, end - start, nodes)
     start, end = torch.broadcast_tensors(start, end)
     size = start.shape[start.ndim - len(net.shape) :]

@@ -187,8 +187,8 @@ class LearnedPosterior:
         lipschitz = contraction(self.net, self.ratio, least)
         goal = Goal.of(lipschitz, tol)._replace(growth=spread * (1 - lipschitz))
         near = (axes.mT / (values.square() + self.ratio * (scale - 1)) @ axes).to(z)
-        maps = self.forward_map, self.with_jacobian, lambda rows: rows @ near
-        return resolve(self.net, *maps, z, goal)
+        maps = self.forward_map, self.with_jacobian
+        return resolve(self.net, *maps, lambda rows: rows @ near, z, goal)
 
     def stationary_points(
         self, z: Tensor, starts: Tensor, *, tol: float | None = None, max_steps: int = 100
@@ -209,6 +209,7 @@ class LearnedPosterior:
         Raises:
             NotConverged: if a search misses the tolerance; it carries the points reached.
         """
+        self._check(z=z, starts=starts)
         x = self._descended(z, starts, tol, max_steps)
         value, jacobian = self.with_jacobian(x)
         size = self._flat(value - z).norm(dim=-1)
@@ -237,7 +238,6 @@ class LearnedPosterior:
     @in_full_precision
     def _descended(self, z: Tensor, starts: Tensor, tol: float | None, max_steps: int) -> Tensor:
         """Where descent from the starts ends, of the shape that they broadcast to with z."""
-        self._check(z=z, starts=starts)
         starts, z = torch.broadcast_tensors(starts, z)
         targets = z.reshape(-1, *self.problem.shape)
 

@@ -69,13 +69,15 @@ def proximal(net: InvertibleResNet, v: Tensor, step: float, *, tol: float | None
     whole = 1 - gamma + gamma * net.scale
     goal = Goal.of(contraction(net, gamma, 1 - gamma * defect), tol)
 
+    def field(x: Tensor) -> Tensor:
+        return (1 - gamma) * x + gamma * net(x)
+
     def with_jacobian(x: Tensor) -> tuple[Tensor, Tensor]:
         value, jacobian = net.with_jacobian(x)
         rest = (1 - gamma) * torch.eye(jacobian.shape[-1]).to(x)
         return (1 - gamma) * x + gamma * value, rest + gamma * jacobian
 
-    maps = (lambda x: (1 - gamma) * x + gamma * net(x)), with_jacobian
-    return resolve(net, *maps, lambda rows: rows / whole, v, goal)
+    return resolve(net, field, with_jacobian, lambda rows: rows / whole, v, goal)
 
 
 def contraction(net: InvertibleResNet, step: float, slope: float) -> float:

@@ -55,7 +55,8 @@ class RidgeMap:
         b, roots = self._bent(x)
         value = self._value(x, b, roots)
         rows = self.weight.square().flatten(1).sum(1)
-        slopes = self._slope(*roots).flatten(1).unflatten(1, (len(rows), -1)).sum(2)
+        slopes = self._slope(*roots)
+        slopes = slopes.flatten(2).sum(2) if b.ndim > 2 else slopes
         return value, self.gamma * x.shape[1:].numel() - (1 + self.gamma) * slopes @ rows
 
     def with_jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:

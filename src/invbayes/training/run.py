@@ -125,8 +125,7 @@ class Run:
             return
         content = {name: getattr(self, name) for name in ("mark", "held_out", "best", "before")}
         content |= {name: getattr(self, name).state_dict() for name in self._PARTS}
-        losses = torch.stack(self.losses) if self.losses else torch.zeros(0)
-        write(path, content | {"losses": losses, "seconds": self.elapsed()})
+        write(path, content | {"losses": self.history(), "seconds": self.elapsed()})
         self.saved = time.perf_counter()
 
     def save_after(self, error: BaseException, path: str | os.PathLike[str]) -> None:
@@ -158,6 +157,10 @@ class Run:
         self.before = self._randomness()
 
     _PARTS = ("net", "averaged", "stepper", "schedule")
+
+    def history(self) -> Tensor:
+        """The losses so far, shape ``(steps,)``."""
+        return torch.stack(self.losses) if self.losses else torch.zeros(0)
 
     def elapsed(self) -> float:
         """Seconds, those before an interruption included."""

@@ -18,6 +18,7 @@ from invbayes._checks import (
     check_count,
     check_instance,
     check_not_negative,
+    check_pictures,
     check_points,
 )
 from invbayes._random import random_part, standard_normal
@@ -124,8 +125,7 @@ def random_crops(pictures: Sequence[Tensor], problem: InverseProblem) -> Sampler
         (torch.Size([4, 1, 8, 8]), torch.Size([4, 1, 8, 8]))
     """
     check_instance("problem", problem, InverseProblem)
-    if len(problem.shape) != 3:
-        raise ValueError(f"problem must be one of pictures, got points {tuple(problem.shape)}")
+    check_pictures("problem", problem.shape)
     channels, *sides = problem.shape
     for picture in pictures:
         check_points("pictures", picture, (channels, None, None), like=problem.like)

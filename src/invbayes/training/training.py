@@ -177,8 +177,7 @@ def _record(run: Run) -> TrainingRecord:
     if not bound < 1:
         raise ValueError(f"net must keep a Lipschitz bound below 1 in training, got {bound:.6g}")
     held_out = torch.tensor(run.held_out, dtype=torch.float64).reshape(-1, 2)
-    losses = torch.stack(run.losses) if run.losses else torch.zeros(0)
-    return TrainingRecord(losses, run.elapsed(), bound, held_out)
+    return TrainingRecord(run.history(), run.elapsed(), bound, held_out)
 
 
 def _check_options(
