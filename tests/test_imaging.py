@@ -10,7 +10,8 @@ import torch
 from skimage import data
 from skimage.restoration import denoise_tv_chambolle
 
-from invbayes import LinearProblem
+from invbayes import LinearProblem, NotConverged
+from invbayes._variation import _lower_bound as lower_bound
 from invbayes.imaging import gaussian_blur, photograph, tomograph, total_variation, wiener
 
 DOUBLE = torch.float64
@@ -71,7 +72,7 @@ def test_total_variation_is_that_of_scikit_image(generator):
     x = photograph("camera", 3, DOUBLE)
     problem = LinearProblem(torch.clone, 0.1, shape=x.shape, dtype=DOUBLE)
     y = problem.observe(x, generator=generator)
-    found = total_variation(problem, y, weight=0.1, steps=1000)
+    found = total_variation(problem, y, weight=0.1, tol=1e-5)
     expected = denoise_tv_chambolle(y[0].numpy(), weight=0.1, eps=1e-10, max_num_iter=4000)
     torch.testing.assert_close(found[0], torch.from_numpy(expected), rtol=0, atol=2e-3)
 
@@ -80,29 +81,104 @@ def blurred(x):
     return 3 * gaussian_blur(1.0)(x)
 
 
-@pytest.mark.parametrize(
-    "operator",
-    [blurred, lambda x: 3 * x - blurred(x), lambda x: 4 * x - blurred(x)],
-    ids=["blur", "edges", "sharper"],
-)
-def test_total_variation_with_an_operator_is_a_minimum(operator, generator):
-    """No small change lowers the energy, for operators that do most to constants, or least."""
+def energy(problem, y, weight, x):
+    """What total variation minimises."""
+    edges = [x.diff(dim=axis, append=x.narrow(axis, -1, 1)) for axis in (1, 2)]
+    length = torch.stack(edges).norm(dim=0).sum()
+    return (0.5 * (problem.apply(x) - y).square().sum() + weight * length).item()
+
+
+def mixed(x):
+    """Each channel a blur, and a part of the others."""
+    return gaussian_blur(1.0)(x) + 0.3 * x.roll(1, -3)
+
+
+OPERATORS = {
+    "blur": (blurred, 1),
+    "edges": (lambda x: 3 * x - blurred(x), 1),  # loses the mean
+    "sharper": (lambda x: 4 * x - blurred(x), 1),
+    "channels": (mixed, 3),
+    "one channel": (lambda x: x * torch.tensor([1.0, 0, 0]).double()[:, None, None], 3),
+}
+
+
+def of_channels(name, generator):
+    """A problem, a noisy picture of one or three channels, and the picture."""
+    operator, channels = OPERATORS[name]
     x = 10 * photograph("camera", 4, DOUBLE)
+    x = torch.cat([x, x.flip(-1), x.mT])[:channels]
     problem = LinearProblem(operator, 0.3, shape=x.shape, dtype=DOUBLE)
-    y = problem.observe(x, generator=generator)
+    return problem, problem.observe(x, generator=generator), x
 
-    def energy(x):
-        edges = [x.diff(dim=axis, append=x.narrow(axis, -1, 1)) for axis in (1, 2)]
-        length = torch.stack(edges).norm(dim=0).sum()
-        return (0.5 * (problem.apply(x) - y).square().sum() + 0.2 * length).item()
 
-    found = total_variation(problem, y, weight=0.2, steps=1000)
-    least = energy(found)
-    assert least < min(energy(x), energy(y / 3)) - 1
+@pytest.mark.parametrize("name", OPERATORS)
+def test_total_variation_with_an_operator_is_a_minimum(name, generator):
+    """No small change lowers the energy; a looser tolerance is kept."""
+    problem, y, x = of_channels(name, generator)
+    found = total_variation(problem, y, weight=0.2, tol=1e-5)
+    least = energy(problem, y, 0.2, found)
+    assert least < energy(problem, y, 0.2, x) - 1
     for _ in range(20):
         step = torch.randn(x.shape, generator=generator, dtype=DOUBLE)
         for size in (1e-2, 1e-1):
-            assert energy(found + size * step) > least - 1e-3
+            assert energy(problem, y, 0.2, found + size * step) > least * (1 - 1e-5)
+    loose = energy(problem, y, 0.2, total_variation(problem, y, weight=0.2, tol=0.05))
+    assert least * (1 - 1e-5) < loose < least / (1 - 0.05)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_every_pair_bounds_total_variation_from_below(name, generator):
+    """Dual variables that solve nothing, of any size, against the energy of any picture."""
+    problem, y, x = of_channels(name, generator)
+    bound = lower_bound(problem, y, 0.2)
+    pictures = [x, total_variation(problem, y, weight=0.2, tol=1e-4), torch.zeros_like(x)]
+    least = min(energy(problem, y, 0.2, picture) for picture in pictures)
+    for size in (1e-3, 0.1, 1.0, 10.0):
+        for sign in (1, -1):  # -y is nearest to a misfit
+            edges = size * torch.randn(2, *x.shape, generator=generator, dtype=DOUBLE)
+            rest = size * (sign * y + torch.randn(y.shape, generator=generator, dtype=DOUBLE))
+            assert bound(edges, rest) <= least * (1 + 1e-12)
+    assert bound(torch.zeros(2, *x.shape).double(), torch.zeros_like(y)) == 0
+
+
+def test_the_bound_for_two_pixels_is_that_of_the_dual_problem():
+    """Two pixels: p is one number, and q = -A⁻ᵀ ∇*p, so the dual is a parabola in it."""
+    operator = torch.tensor([[2.0, 0.5], [-0.25, 1.0]]).double()
+    problem = LinearProblem(
+        lambda x: (x.flatten(-2) @ operator.mT).reshape(x.shape), 0.1, shape=(1, 1, 2), dtype=DOUBLE
+    )
+    y = torch.tensor([[[3.0, -1.0]]]).double()
+    slopes = torch.linalg.solve(operator.mT, torch.tensor([1.0, -1.0]).double())  # q = p * slopes
+    p = torch.linspace(-0.5, 0.5, 100_001).double()
+    best = (-0.5 * p**2 * (slopes @ slopes) - p * (slopes @ y.flatten())).max().item()
+    found = total_variation(problem, y, weight=0.5, tol=1e-9)
+    assert energy(problem, y, 0.5, found) == pytest.approx(best, rel=1e-7)
+    # Of a pair that is too large the bound takes the best part, whatever the weight allows.
+    edges, rest = torch.zeros(2, 1, 1, 2).double(), (-40 * slopes).reshape(1, 1, 2)
+    top = (slopes @ y.flatten()).item() ** 2 / 2 / (slopes @ slopes).item()
+    assert lower_bound(problem, y, 100.0)(edges, rest) == pytest.approx(top)
+
+
+@pytest.mark.parametrize("steps", [10, 30])
+def test_total_variation_that_misses_its_tolerance_says_so(generator, steps):
+    problem, y, _ = of_channels("blur", generator)
+    with pytest.raises(NotConverged, match=rf"the tolerance 1.0e-06 after {steps} step") as caught:
+        total_variation(problem, y, weight=0.2, tol=1e-6, max_steps=steps)
+    assert caught.value.steps == steps
+    least = energy(problem, y, 0.2, total_variation(problem, y, weight=0.2, tol=1e-6))
+    reached = energy(problem, y, 0.2, caught.value.point)
+    assert 1e-6 < (reached - least) / reached < caught.value.bound <= 1
+    for name, wrong in (("tol", 0.0), ("max_steps", 0)):
+        with pytest.raises(ValueError, match=f"^{name} must be"):
+            total_variation(problem, y, weight=0.2, **{name: wrong})
+
+
+def test_total_variation_of_a_flat_picture_is_the_picture():
+    """The least energy is zero, of which no share is a tolerance: rounding is."""
+    problem = LinearProblem(gaussian_blur(1.0), 0.1, shape=(1, 8, 8))
+    flat = torch.full((1, 8, 8), 3.3)
+    found = total_variation(problem, flat, weight=1.0, max_steps=500)
+    torch.testing.assert_close(found, flat, rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize("change", ["units of x", "units of y", "units of A"])

@@ -17,8 +17,8 @@ from invbayes.networks.conjugate import conjugate_gradients
 
 
 def by_variation(problem: ib.LinearProblem, y: Tensor, weight: float) -> Tensor:
-    """Total variation, solved well."""
-    return total_variation(problem, y, weight, steps=400)
+    """Total variation."""
+    return total_variation(problem, y, weight)
 
 
 def by_non_local_means(y: Tensor, weight: float) -> Tensor:
