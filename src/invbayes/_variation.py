@@ -26,7 +26,7 @@ def least_variation(
     if not size:
         return torch.zeros(problem.shape).to(y)  # the data term falls in no direction
     # The steps' products are bounded; their ratio, found by trials, is the same in all units.
-    pace = 0.5 * math.sqrt(size / weight) / gain
+    pace = math.sqrt(size / weight) / gain
     steps = islice(_iterates(problem, y, weight, pace, gain), max_steps)
     lower = _lower_bound(problem, y, weight)
     rounding = torch.finfo(y.dtype).eps * y.double().square().sum().item() / 2

@@ -138,7 +138,7 @@ def total_variation(
     y: Tensor,
     weight: float,
     *,
-    tol: float = 0.01,
+    tol: float = 1e-3,
     max_steps: int = 10_000,
 ) -> Tensor:
     r"""The picture that minimises the total variation beside the data term,
