@@ -60,6 +60,7 @@ FLOORS = [
     "networks.evidence",
     "networks.stein",
     "networks.descent",
+    "networks.minimum",
     "networks.proximal",
     "networks.learned_posterior",
     "training.metrics",

@@ -46,6 +46,7 @@ def test_the_blur_is_a_sum_of_periodic_gaussians(size):
     expected = bells[0][:, None] * bells[1] / (2 * math.pi * 1.5**2)
     torch.testing.assert_close(gaussian_blur(1.5)(spot)[0, 0], expected, rtol=0, atol=1e-5)
     LinearProblem(gaussian_blur(1.5), 0.1, shape=(1, *size), adjoint=gaussian_blur(1.5))
+    assert gaussian_blur(1.5)(spot[:0]).shape == spot[:0].shape
     with pytest.raises(ValueError, match="width must be finite and > 0"):
         gaussian_blur(0.0)
 
@@ -72,7 +73,7 @@ def test_total_variation_is_that_of_scikit_image(generator):
     x = photograph("camera", 3, DOUBLE)
     problem = LinearProblem(torch.clone, 0.1, shape=x.shape, dtype=DOUBLE)
     y = problem.observe(x, generator=generator)
-    found = total_variation(problem, y, weight=0.1, tol=1e-5)
+    found = total_variation(problem, y, weight=0.1, tol=1e-4)
     expected = denoise_tv_chambolle(y[0].numpy(), weight=0.1, eps=1e-10, max_num_iter=4000)
     torch.testing.assert_close(found[0], torch.from_numpy(expected), rtol=0, atol=2e-3)
 

@@ -82,6 +82,8 @@ def gaussian_blur(width: float) -> Callable[[Tensor], Tensor]:
     check_positive("width", width)
 
     def blur(x: Tensor) -> Tensor:
+        if not x.numel():
+            return x.clone()  # of no picture there is no transform
         kind = {"dtype": x.dtype, "device": x.device}
         axes = torch.fft.fftfreq(x.shape[-2], **kind), torch.fft.rfftfreq(x.shape[-1], **kind)
         first, second = (torch.exp(-2 * (math.pi * width * axis) ** 2) for axis in axes)

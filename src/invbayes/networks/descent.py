@@ -101,15 +101,22 @@ def best_direction(
     with_jacobian: Callable[[Tensor], tuple[Tensor, Tensor]],
 ) -> Direction:
     """Newton's for A*A x + t (φ(x) − x), by conjugate gradients where no Jacobian is at hand or needed."""
-    block, scale, lipschitz = net.blocks[0].prepared(), net.scale, net.lipschitz
-    if best_method(block, problem.dim) != "newton-cg":
+    if best_method(net.blocks[0], problem.dim) != "newton-cg":
         return newton(lambda x, _: with_jacobian(x))
+    return truncated_newton(linearised(net, problem, ratio))
+
+
+def linearised(
+    net: InvertibleResNet, problem: LinearProblem, ratio: float
+) -> Callable[[Tensor], Product]:
+    """x to the product with the derivative of A*A x + t (φ(x) − x), for a block that is a gradient."""
+    block, scale, lipschitz = net.blocks[0].prepared(), net.scale, net.lipschitz
 
     def curvature(product: Product, v: Tensor) -> Tensor:
         inner = scale * (v - lipschitz * product(v)) - v
         return problem.mean_normal_data(v) + ratio * inner
 
-    return truncated_newton(lambda x: partial(curvature, block.linearised(x)))
+    return lambda x: partial(curvature, block.linearised(x))
 
 
 def _downhill(value: Tensor, jacobian: Tensor) -> Tensor:
