@@ -29,6 +29,9 @@ def test_a_photograph_is_grey_halved_and_between_zero_and_one():
     assert photograph("stereo_motorcycle").shape == (1, 500, 741)
     with pytest.raises(ValueError, match=r"name must be a picture of skimage.data, got 'nobody'"):
         photograph("nobody")
+    for name in ("logo", "lfw_subset"):  # four channels, and a stack of grey pictures
+        with pytest.raises(ValueError, match=rf"name must be a grey or RGB picture, got '{name}'"):
+            photograph(name)
     with pytest.raises(ValueError, match="halvings must be an int of at least 0"):
         photograph("camera", -1)
 

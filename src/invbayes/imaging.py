@@ -50,6 +50,8 @@ def photograph(name: str, halvings: int = 0, dtype: torch.dtype = torch.float32)
     except Exception as error:
         raise ValueError(f"name must be a picture of skimage.data, got {name!r}") from error
     found = found[0] if isinstance(found, tuple) else found  # a stereo pair
+    if found.ndim != 2 and found.shape[2:] != (3,):
+        raise ValueError(f"name must be a grey or RGB picture, got {name!r} of {found.shape}")
     grey = color.rgb2gray(found) if found.ndim == 3 else util.img_as_float(found)
     picture = torch.from_numpy(np.ascontiguousarray(grey)).to(dtype)[None]
     for _ in range(halvings):

@@ -270,6 +270,7 @@ def test_it_is_saved_and_loaded(kind, tmp_path, generator):
         (((1, None, None), 3), "shape must be .d,. with kernel=None"),
         ((5, 3), "shape must be .d,. with kernel=None, got 5"),
         (((0,), 3), "shape must be a positive int, got 0"),
+        (((1, None, "a"), 3, 3), "shape must be a positive int, got 'a'"),
         (((2,), 0), "filters must be a positive int, got 0"),
         (((1, None, None), 3, 0), "kernel must be a positive int, got 0"),
         (((2,), 3, None, 1.0), "share must lie in .0, 1., got 1.0"),

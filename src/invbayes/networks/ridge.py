@@ -246,7 +246,8 @@ def _shape(shape: Shape, kernel: int | None) -> Shape:
     wanted = "(d,)" if kernel is None else "(channels, None, None)"
     if not isinstance(shape, (tuple, list)) or len(shape) != (1 if kernel is None else 3):
         raise ValueError(f"shape must be {wanted} with kernel={kernel}, got {shape!r}")
-    check_count("shape", shape[0])
+    for side in (shape[0], *(side for side in shape[1:] if side is not None)):
+        check_count("shape", side)
     if kernel is not None:
         check_count("kernel", kernel)
     return tuple(shape)
