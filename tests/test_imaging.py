@@ -11,7 +11,8 @@ from skimage import data
 from skimage.restoration import denoise_tv_chambolle
 
 from invbayes import LinearProblem, NotConverged
-from invbayes._variation import _lower_bound as lower_bound
+from invbayes._variation import _Constants, _lower_bound
+from invbayes.bayes.problems import gain_of_any
 from invbayes.imaging import gaussian_blur, photograph, tomograph, total_variation, wiener
 
 DOUBLE = torch.float64
@@ -130,6 +131,12 @@ def test_total_variation_with_an_operator_is_a_minimum(name, generator):
     assert least * (1 - 1e-5) < loose < least / (1 - 0.05)
 
 
+def lower_bound(problem, y, weight):
+    """The bound as a function of the two dual variables."""
+    constants = _Constants.of(problem, gain_of_any(problem))
+    return lambda edges, rest: _lower_bound(problem, y, weight, constants, edges, rest)
+
+
 @pytest.mark.parametrize("name", OPERATORS)
 def test_every_pair_bounds_total_variation_from_below(name, generator):
     """Dual variables that solve nothing, of any size, against the energy of any picture."""
@@ -177,6 +184,64 @@ def test_total_variation_that_misses_its_tolerance_says_so(generator, steps):
             total_variation(problem, y, weight=0.2, **{name: wrong})
 
 
+@pytest.mark.parametrize("offset", [0.0, 100.0, 1000.0])
+@pytest.mark.parametrize("operator", [torch.clone, gaussian_blur(1.0)], ids=["noise", "blur"])
+def test_total_variation_in_single_precision_says_no_more_than_it_knows(
+    operator, offset, generator
+):
+    """A picture far from zero has few digits left for its edges, but none is lost on the way."""
+    x = photograph("camera", 4, DOUBLE)
+    exact, single = (
+        LinearProblem(operator, 0.1, shape=x.shape, dtype=kind) for kind in (DOUBLE, torch.float32)
+    )
+    y = exact.observe(x, generator=generator)
+    least = energy(exact, y, 0.1, total_variation(exact, y, weight=0.1, tol=1e-4))
+    y = (y + offset).float()
+    found = total_variation(single, y, weight=0.1).double()
+    excess = energy(exact, y.double(), 0.1, found) / least - 1
+    assert -1e-3 < excess < 2e-3
+
+
+@pytest.mark.parametrize("gain", [1e-9, 1e-3])
+def test_a_faint_channel_does_not_spoil_the_bound(gain, generator):
+    """What A makes of its constants is small beside the rest, and no rounding."""
+    gains = torch.tensor([1.0, gain]).double()[:, None, None]
+    problem = LinearProblem(lambda x: gains * x, 0.1, shape=(2, 8, 8), dtype=DOUBLE)
+    y = 3 + torch.randn(2, 8, 8, generator=generator, dtype=DOUBLE)
+    first = LinearProblem(torch.clone, 0.1, shape=(1, 8, 8), dtype=DOUBLE)
+    found = total_variation(problem, y, weight=0.2)
+    least = energy(first, y[:1], 0.2, total_variation(first, y[:1], weight=0.2, tol=1e-5))
+    least += (y[1] - y[1].mean()).square().sum().item() / 2  # so faint that its edges cost too much
+    assert energy(problem, y, 0.2, found) == pytest.approx(least, rel=1e-3)
+    torch.testing.assert_close(found[1], (y[1].mean() / gain).expand(8, 8), rtol=1e-4, atol=0)
+
+
+def test_total_variation_needs_no_steps_where_little_but_the_mean_is_left(generator):
+    x = photograph("camera", 4)
+    problem = LinearProblem(gaussian_blur(1.0), 0.1, shape=x.shape)
+    y = problem.observe(x, generator=generator)
+    found = total_variation(problem, y, weight=1e4, max_steps=1)
+    torch.testing.assert_close(found, y.mean().expand_as(y), rtol=0, atol=1e-5)
+
+
+def test_total_variation_has_no_derivative_and_ignores_autocast(generator):
+    matrix = torch.eye(16) + 0.1 * torch.randn(16, 16, generator=generator)
+    problem = LinearProblem(matrix_of_pictures(matrix), 0.1, shape=(1, 4, 4))
+    y = torch.randn(1, 4, 4, generator=generator)
+    expected = total_variation(problem, y, weight=0.1)
+    assert not total_variation(problem, y.clone().requires_grad_(), weight=0.1).requires_grad
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(total_variation(problem, y, weight=0.1), expected)
+    number = LinearProblem(lambda x: x.mean((1, 2, 3)), 0.1, shape=(1, 4, 4))
+    found = total_variation(number, torch.tensor(2.0), weight=0.1)  # data without any axis
+    torch.testing.assert_close(found, torch.full((1, 4, 4), 2.0))
+
+
+def matrix_of_pictures(matrix):
+    """A matrix as an operator on pictures."""
+    return lambda x: (x.flatten(-3) @ matrix.mT).reshape(x.shape)
+
+
 def test_total_variation_of_a_flat_picture_is_the_picture():
     """The least energy is zero, of which no share is a tolerance: rounding is."""
     problem = LinearProblem(gaussian_blur(1.0), 0.1, shape=(1, 8, 8))
@@ -210,6 +275,12 @@ def test_total_variation_of_nothing_and_what_it_refuses():
     assert not total_variation(problem, y, weight=1.0).any()
     faint = total_variation(problem, torch.full_like(y, 1e-30), weight=1e-33)
     torch.testing.assert_close(faint, torch.full_like(y, 1e-30), rtol=1e-4, atol=0)
+    rough = torch.linspace(-1, 1, 16).reshape(1, 4, 4)
+    tiny = total_variation(problem, 1e-24 * rough, weight=1e-25)  # its squares are zero
+    expected = 1e-24 * total_variation(problem, rough, weight=0.1)
+    torch.testing.assert_close(tiny, expected, rtol=1e-4, atol=0)
+    with pytest.raises(NotConverged):
+        total_variation(problem, rough, weight=1e-300, max_steps=50)
     with pytest.raises(ValueError, match="weight must be finite and > 0"):
         total_variation(problem, y, weight=0.0)
     for method in (lambda p, y: total_variation(p, y, 1.0), lambda p, y: wiener(p, y, y)):

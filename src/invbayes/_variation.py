@@ -3,56 +3,96 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from scipy.fft import dctn, idctn
 from torch import Tensor
 
-from invbayes.bayes.problems import LinearProblem, largest_gain
+from invbayes.bayes.problems import LinearProblem, gain_of_any
 from invbayes.errors import NotConverged
+from invbayes.networks.precision import in_full_precision
 
 RELAXED = 1.9  # how far each step goes; below two it converges
 CHECK = 25  # steps between two looks at the bound
 
 
+@torch.no_grad()
+@in_full_precision
 def least_variation(
     problem: LinearProblem, y: Tensor, weight: float, tol: float, max_steps: int
 ) -> Tensor:
     """The picture of `invbayes.imaging.total_variation`, whose arguments have been checked."""
-    gain, size = _gain_of_any(problem), problem.adjoint(y).double().square().mean().sqrt().item()
-    if not size:
-        return torch.zeros(problem.shape).to(y)  # the data term falls in no direction
-    # The steps' products are bounded; their ratio, found by trials, is the same in all units.
-    pace = math.sqrt(size / weight) / gain
-    steps = islice(_iterates(problem, y, weight, pace, gain), max_steps)
-    lower = _lower_bound(problem, y, weight)
-    rounding = torch.finfo(y.dtype).eps * y.double().square().sum().item() / 2
-    for count, (x, *dual) in enumerate(steps, 1):
+    gain = gain_of_any(problem)
+    if not gain:
+        raise ValueError("problem must have an operator that is not zero")
+    constants = _Constants.of(problem, gain)
+    flat = constants.fitted(y, problem.shape)  # what is left has the same edges, and more digits
+    y = y - problem.apply(flat)
+    unit = y.abs().max().item() or 1.0
+    y, weight = y / unit, weight / unit
+    steps = islice(_iterates(problem, y, weight, gain), max_steps + 1)
+    for count, (x, *dual) in enumerate(steps):
         if count % CHECK and count < max_steps:
             continue
-        energy = _energy(problem, y, weight, x)
-        gap = energy - lower(*dual)
+        energy, rounding = _energy(problem, y, weight, x)
+        gap = energy - _lower_bound(problem, y, weight, constants, *dual)
         if gap <= max(tol * energy, rounding):
-            return x
+            return flat + unit * x
     raise NotConverged(
         f"total_variation missed the tolerance {tol:.1e} after {max_steps} steps; its energy may "
         f"be {gap / energy:.1e} of itself above the least",
         steps=max_steps,
         bound=gap / energy,
-        point=x,
+        point=flat + unit * x,
     )
 
 
+class _Constants(NamedTuple):
+    """What A makes of a constant channel, of length one or zero, ``(channels, data)``; its length."""
+
+    rows: Tensor
+    sizes: Tensor
+    eps: float
+
+    @classmethod
+    def of(cls, problem: LinearProblem, gain: float) -> _Constants:
+        ones = torch.eye(problem.shape[0]).to(problem.like)[:, :, None, None]
+        images = problem.apply(ones.expand(-1, *problem.shape).contiguous())
+        rows = images.double().reshape(len(ones), -1)
+        sizes, eps = rows.norm(dim=1, keepdim=True), torch.finfo(images.dtype).eps
+        lost = sizes <= 16 * eps * math.sqrt(gain * ones.expand(-1, *problem.shape)[0].numel())
+        sizes = sizes.masked_fill(lost, math.inf)  # of rounding alone
+        return cls(rows / sizes, sizes, 100 * eps)
+
+    def inverse(self) -> Tensor:
+        """From data to the constants of the channels that fit them best, in units of one row."""
+        return torch.linalg.pinv(self.rows, rtol=self.eps)
+
+    def fitted(self, y: Tensor, shape: torch.Size) -> Tensor:
+        """The picture without any edge that fits the data best."""
+        levels = y.double().flatten() @ self.inverse() / self.sizes[:, 0]
+        return levels[:, None, None].to(y).expand(shape).clone()
+
+    def without(self, q: Tensor) -> Tensor:
+        """q less its part in the span of the rows."""
+        return q - self.rows.mT @ (self.inverse().mT @ q)
+
+
 def _iterates(
-    problem: LinearProblem, y: Tensor, weight: float, pace: float, gain: float
+    problem: LinearProblem, y: Tensor, weight: float, gain: float
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """The picture, and the dual variables p and q of its edges and of its misfit, step by step."""
-    first, second = 0.5 / (8 * pace), 0.5 / (gain * pace)
     x = torch.zeros(problem.shape).to(y)
-    edges, rest = torch.zeros(2, *x.shape).to(x), torch.zeros_like(y)
+    edges, rest = torch.zeros(2, *x.shape).to(x), -y
+    yield x, edges, rest  # the flat picture, which may be the answer
+    size = problem.adjoint(y).double().square().mean().sqrt().item()
+    # The steps' products are bounded; their ratio, found by trials, is the same in all units.
+    pace = math.sqrt(size / max(weight, torch.finfo(y.dtype).eps ** 2 * size)) / gain
+    first, second = 0.5 / (8 * pace), 0.5 / (gain * pace)
     while True:
         step = -pace * (_gradient_adjoint(edges) + problem.adjoint(rest))
         ahead = x + 2 * step
@@ -63,38 +103,36 @@ def _iterates(
         yield x, edges, rest
 
 
-def _energy(problem: LinearProblem, y: Tensor, weight: float, x: Tensor) -> float:
-    """What is to be minimised."""
-    misfit = (problem.apply(x) - y).double().square().sum() / 2
-    return (misfit + weight * _gradient(x.double()).norm(dim=0).sum()).item()
+def _energy(problem: LinearProblem, y: Tensor, weight: float, x: Tensor) -> tuple[float, float]:
+    """What is to be minimised, and how far off rounding in A x and in x may make it."""
+    misfit = (problem.apply(x) - y).double()
+    length, eps = _gradient(x.double()).norm(dim=0).sum(), torch.finfo(y.dtype).eps
+    error = 4 * eps * y.double().norm()
+    rounding = error * misfit.norm() + error**2 + eps * weight * x.double().abs().sum()
+    return (misfit.square().sum() / 2 + weight * length).item(), rounding.item()
 
 
 def _lower_bound(
-    problem: LinearProblem, y: Tensor, weight: float
-) -> Callable[[Tensor, Tensor], float]:
+    problem: LinearProblem,
+    y: Tensor,
+    weight: float,
+    constants: _Constants,
+    edges: Tensor,
+    rest: Tensor,
+) -> float:
     r"""A bound of the energy from below, by any p and q.
 
     By duality it is :math:`-\|q\|^2/2 - \langle q, y \rangle` if :math:`\nabla^* p + A^* q = 0` and
     :math:`|p| \le w` at each pixel. So q is made orthogonal to what A makes of constants, p takes
     up the rest by Poisson's equation, and both are multiplied by the best factor that is allowed.
     """
-    channels = torch.eye(problem.shape[0]).to(y)[:, :, None, None]
-    flats = problem.apply(channels.expand(-1, *problem.shape).contiguous()).flatten(1).double()
-    inverse = torch.linalg.pinv(flats @ flats.mT, hermitian=True)
-    data = y.double().flatten()
-
-    def bound(edges: Tensor, rest: Tensor) -> float:
-        q = rest.double().flatten()
-        q = q - flats.mT @ (inverse @ (flats @ q))
-        left = problem.adjoint(q.reshape(y.shape).to(y)).double()
-        p = edges.double()
-        p = p - _gradient(_poisson(_gradient_adjoint(p) + left))
-        square, product = (q @ q).item(), (q @ data).item()
-        most = weight / max(weight, p.norm(dim=0).max().item())
-        share = min(max(-product / square, 0.0), most) if square else 0.0
-        return -(share**2) * square / 2 - share * product
-
-    return bound
+    q, p = constants.without(rest.double().flatten()), edges.double()
+    left = problem.adjoint(q.reshape(y.shape).to(y)).double()
+    p = p - _gradient(_poisson(_gradient_adjoint(p) + left))
+    square, product = (q @ q).item(), (q @ y.double().flatten()).item()
+    most = weight / max(weight, p.norm(dim=0).max().item())
+    share = min(max(-product / square, 0.0), most) if square else 0.0
+    return -(share**2) * square / 2 - share * product
 
 
 def _poisson(right: Tensor) -> Tensor:
@@ -104,16 +142,6 @@ def _poisson(right: Tensor) -> Tensor:
     rates[0, 0] = np.inf
     waves = dctn(right.cpu().numpy(), axes=(-2, -1), norm="ortho") / rates
     return torch.from_numpy(idctn(waves, axes=(-2, -1), norm="ortho")).to(right)
-
-
-def _gain_of_any(problem: LinearProblem) -> float:
-    """About the most that A*A does: often to constants, but not where A sharpens edges."""
-    noise = torch.randn(problem.shape, generator=torch.Generator().manual_seed(0))
-    starts = torch.ones(problem.shape).to(problem.like), noise.to(problem.like)
-    gain = max(largest_gain(problem, v, steps=30).item() for v in starts)
-    if not gain:
-        raise ValueError("problem must have an operator that is not zero")
-    return 1.1 * gain  # it may be a little too small
 
 
 def _gradient(x: Tensor) -> Tensor:

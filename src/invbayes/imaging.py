@@ -159,9 +159,12 @@ def total_variation(
             the variation is that of each channel.
         y: data, shape ``(*data_shape)``.
         weight: w > 0.
-        tol: the energy exceeds its minimum by at most this share of itself, but for rounding. The
-            true excess is smaller: with the default by ten times and more where we looked.
+        tol: the energy exceeds its minimum by at most this share of itself, but for rounding, as of
+            a picture far from zero in single precision. The excess is often ten times smaller.
         max_steps: of the method. A weight far below the noise takes many.
+
+    Returns:
+        The picture, without a derivative.
 
     Raises:
         ValueError: for points that are no pictures, data that do not fit, coloured noise, a weight,

@@ -6,6 +6,7 @@ import torch
 from invbayes import InvertibleResNet, LearnedPosterior, LinearProblem, NotConverged, Ridge
 from invbayes.imaging import gaussian_blur
 from invbayes.networks import learned_posterior, minimum
+from invbayes.networks.descent import linearised
 
 DOUBLE = torch.float64
 
@@ -81,18 +82,60 @@ def test_the_inverse_of_pictures_has_the_implicit_derivative():
 
 
 def test_rounding_counts_in_the_inverse_of_pictures():
+    """Each point by its own size: single precision against double."""
     learned, z = of_pictures(dtype=torch.float32)
+    z = torch.stack([z[0, 0], 1e3 * z[0, 1]])
     with torch.no_grad():
-        with pytest.raises(ValueError, match=r"tol must be at least .* by rounding, got 1.0e-09"):
-            learned.inverse(1e3 * z, 1e-9)
-        found = learned.inverse(1e3 * z)  # the default gives way to rounding
-    exact, _ = of_pictures()
+        with pytest.raises(
+            ValueError, match=r"tol must be at least .* can reach.*, got 1.0e-09"
+        ) as e:
+            learned.inverse(z, 1e-9)
+        reachable = float(str(e.value).split()[5].rstrip(","))
+        found, near = learned.inverse(z), learned.inverse(z, 4 * reachable)
+        sharp = of_pictures()[0].inverse(z.double(), 1e-6)
+    sizes, slope = z.double().flatten(1).norm(dim=1), learned.monotonicity
+    away = (found.double() - sharp).flatten(1).norm(dim=1)
+    assert (away <= 40 * torch.finfo(torch.float32).eps * sizes / slope).all()
+    assert away[1] > 1e-6  # the default gives way to rounding
+    assert (near.double() - sharp).flatten(1).norm(dim=1).max() <= 4 * reachable
+    with pytest.raises(ValueError, match="tol must be at least"), torch.no_grad():
+        learned.inverse(z, 0.97 * reachable)
+
+
+def test_terms_that_cancel_count_as_rounding():
+    """A bias makes terms of F(x) that are large where z is zero."""
+    learned, z = of_pictures(dtype=torch.float32)
+    learned.net.blocks[0].bias.data.fill_(3.0)
     with torch.no_grad():
-        sharp = exact.inverse(1e3 * z.double(), 1e-6)
-    away = (found.double() - sharp).flatten(2).norm(dim=-1).max().item()
-    size = (1e3 * z).flatten(2).norm(dim=-1).max().item()
-    slope = learned.monotonicity
-    assert 1e-6 < away <= 8 * minimum.ROUNDING * torch.finfo(torch.float32).eps * size / slope
+        found = learned.inverse(0 * z[:1, 0])
+        bound = learned.error_bound(found, 0 * z[:1, 0]).item()
+    assert 1e-6 < bound < 1e-2
+
+
+def test_answers_far_from_zero_are_reached():
+    learned, z = of_pictures()
+    with torch.no_grad():
+        far = 1e5 * torch.ones_like(z[0, :1]) + z[0, :1]
+        found = learned.inverse(learned.forward_map(far), 1e-4)
+    assert (found - far).norm() < 1e-4
+
+
+def test_the_derivative_is_solved_also_where_the_operator_loses_constants():
+    """Of a strong derivative constants know nothing, and its condition number is large."""
+    learned, z = of_pictures()
+
+    def operator(x):
+        return 100 * x.diff(dim=-1, append=x[..., -1:])
+
+    problem = LinearProblem(operator, 0.3, shape=(1, 32, 33), dtype=DOUBLE)
+    learned = LearnedPosterior(learned.net.requires_grad_(False), problem, trained_at=0.5)
+    z = z[0, :1].requires_grad_()
+    found = learned.inverse(z, 1e-7)
+    v = torch.randn(z.shape, generator=torch.Generator().manual_seed(4), dtype=DOUBLE)
+    (slope,) = torch.autograd.grad((v * found).sum(), z)
+    with torch.no_grad():
+        product = linearised(learned.net, problem, learned.ratio)(found.detach())
+        assert (product(slope) - v).norm() < 1e-7 * v.norm()
 
 
 def test_a_search_of_pictures_that_ends_too_early_says_how_near_it_is(monkeypatch):
@@ -100,7 +143,7 @@ def test_a_search_of_pictures_that_ends_too_early_says_how_near_it_is(monkeypatc
     monkeypatch.setattr(minimum, "STEPS", 1)
     with (
         torch.no_grad(),
-        pytest.raises(NotConverged, match=r"missed the tolerance 1.0e-06 after 1 step") as caught,
+        pytest.raises(NotConverged, match=r"missed the tolerance 1.0e-06; its error") as caught,
     ):
         learned.inverse(z, 1e-6)
     assert caught.value.point.shape == z.shape

@@ -176,3 +176,10 @@ def largest_gain(problem: LinearProblem, v: Tensor, steps: int) -> Tensor:
     for _ in range(steps):
         v = problem.mean_normal_data(v / v.norm().clamp(min=torch.finfo(v.dtype).tiny))
     return v.norm()
+
+
+def gain_of_any(problem: LinearProblem) -> float:
+    """About the most that A*A does: often to constants, but not where A sharpens edges."""
+    noise = torch.randn(problem.shape, generator=torch.Generator().manual_seed(0))
+    starts = torch.ones(problem.shape).to(problem.like), noise.to(problem.like)
+    return 1.1 * max(largest_gain(problem, v, steps=30).item() for v in starts)  # it may be low
