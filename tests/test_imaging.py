@@ -103,6 +103,7 @@ OPERATORS = {
     "edges": (lambda x: 3 * x - blurred(x), 1),  # loses the mean
     "sharper": (lambda x: 4 * x - blurred(x), 1),
     "channels": (mixed, 3),
+    "grey": (lambda x: x.mean(-3, keepdim=True), 3),  # which constant it is, data do not say
     "one channel": (lambda x: x * torch.tensor([1.0, 0, 0]).double()[:, None, None], 3),
 }
 
@@ -120,15 +121,15 @@ def of_channels(name, generator):
 def test_total_variation_with_an_operator_is_a_minimum(name, generator):
     """No small change lowers the energy; a looser tolerance is kept."""
     problem, y, x = of_channels(name, generator)
-    found = total_variation(problem, y, weight=0.2, tol=1e-5)
+    found = total_variation(problem, y, weight=0.2, tol=1e-4)
     least = energy(problem, y, 0.2, found)
     assert least < energy(problem, y, 0.2, x) - 1
     for _ in range(20):
         step = torch.randn(x.shape, generator=generator, dtype=DOUBLE)
         for size in (1e-2, 1e-1):
-            assert energy(problem, y, 0.2, found + size * step) > least * (1 - 1e-5)
+            assert energy(problem, y, 0.2, found + size * step) > least * (1 - 1e-4)
     loose = energy(problem, y, 0.2, total_variation(problem, y, weight=0.2, tol=0.05))
-    assert least * (1 - 1e-5) < loose < least / (1 - 0.05)
+    assert least * (1 - 1e-4) < loose < least / (1 - 0.05)
 
 
 def lower_bound(problem, y, weight):
@@ -176,9 +177,10 @@ def test_total_variation_that_misses_its_tolerance_says_so(generator, steps):
     with pytest.raises(NotConverged, match=rf"the tolerance 1.0e-06 after {steps} step") as caught:
         total_variation(problem, y, weight=0.2, tol=1e-6, max_steps=steps)
     assert caught.value.steps == steps
-    least = energy(problem, y, 0.2, total_variation(problem, y, weight=0.2, tol=1e-6))
-    reached = energy(problem, y, 0.2, caught.value.point)
-    assert 1e-6 < (reached - least) / reached < caught.value.bound <= 1
+    best = total_variation(problem, y, weight=0.2, tol=1e-5)
+    least, reached = (energy(problem, y, 0.2, x) for x in (best, caught.value.point))
+    assert 1e-5 < (reached - least) / reached < caught.value.bound <= 1
+    assert caught.value.point.mean().item() == pytest.approx(best.mean().item(), abs=0.05)
     for name, wrong in (("tol", 0.0), ("max_steps", 0)):
         with pytest.raises(ValueError, match=f"^{name} must be"):
             total_variation(problem, y, weight=0.2, **{name: wrong})
@@ -200,6 +202,15 @@ def test_total_variation_in_single_precision_says_no_more_than_it_knows(
     found = total_variation(single, y, weight=0.1).double()
     excess = energy(exact, y.double(), 0.1, found) / least - 1
     assert -1e-3 < excess < 2e-3
+
+
+def test_constants_that_rounding_alone_sees_stay_at_zero(generator):
+    x = photograph("camera", 4, DOUBLE)
+    problem = LinearProblem(
+        lambda x: x - gaussian_blur(1.0)(x) + 3e-16 * x, 0.1, shape=x.shape, dtype=DOUBLE
+    )
+    y = 1 + problem.observe(x, generator=generator)
+    assert total_variation(problem, y, weight=0.1).mean().abs() < 1
 
 
 @pytest.mark.parametrize("gain", [1e-9, 1e-3])
