@@ -145,6 +145,10 @@ def test_a_second_derivative_raises(method):
     assert torch.equal(first, once)
     with pytest.raises(NotImplementedError, match="no second derivative"):
         torch.autograd.grad(first.sum(), z)
+    with pytest.raises(NotImplementedError, match="no second derivative"):  # two backward passes
+        torch.autograd.functional.jvp(
+            lambda z: solve(with_jacobian, z, lipschitz=0.9, method=method), z, torch.ones_like(z)
+        )
 
 
 def test_a_false_bound_raises_with_the_bound_reached():

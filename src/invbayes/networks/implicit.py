@@ -97,7 +97,8 @@ class _Resolvent(torch.autograd.Function):
         _, pull = torch.func.vjp(ctx.f, x)
         with torch.no_grad():
             found = ctx.resolve(lambda w: pull(w)[0], grad)
-        return _Stop.apply(found, r), None, None, None
+        # It depends on grad, too, which the solver has hidden.
+        return _Stop.apply(_Stop.apply(found, r), grad), None, None, None
 
     @staticmethod
     @in_full_precision
