@@ -52,34 +52,37 @@ def least_variation(
 
 
 class _Constants(NamedTuple):
-    """What A makes of a constant channel, of length one or zero, ``(channels, data)``; its length."""
+    """What A makes of constant channels, each of length one or zero, ``(channels, data)``.
+
+    Attributes:
+        rows: these images.
+        inverse: their pseudoinverse, ``(data, channels)``.
+        sizes: their lengths before; infinite for those of length zero.
+    """
 
     rows: Tensor
+    inverse: Tensor
     sizes: Tensor
-    eps: float
 
     @classmethod
     def of(cls, problem: LinearProblem, gain: float) -> _Constants:
         ones = torch.eye(problem.shape[0]).to(problem.like)[:, :, None, None]
         images = problem.apply(ones.expand(-1, *problem.shape).contiguous())
         rows = images.double().reshape(len(ones), -1)
-        sizes, eps = rows.norm(dim=1, keepdim=True), torch.finfo(images.dtype).eps
-        lost = sizes <= 16 * eps * math.sqrt(gain * ones.expand(-1, *problem.shape)[0].numel())
+        sizes, eps = rows.norm(dim=1), torch.finfo(images.dtype).eps
+        lost = sizes <= 16 * eps * math.sqrt(gain * problem.dim)
         sizes = sizes.masked_fill(lost, math.inf)  # of rounding alone
-        return cls(rows / sizes, sizes, 100 * eps)
-
-    def inverse(self) -> Tensor:
-        """From data to the constants of the channels that fit them best, in units of one row."""
-        return torch.linalg.pinv(self.rows, rtol=self.eps)
+        rows = rows / sizes[:, None]
+        return cls(rows, torch.linalg.pinv(rows, rtol=100 * eps), sizes)
 
     def fitted(self, y: Tensor, shape: torch.Size) -> Tensor:
         """The picture without any edge that fits the data best."""
-        levels = y.double().flatten() @ self.inverse() / self.sizes[:, 0]
+        levels = y.double().flatten() @ self.inverse / self.sizes
         return levels[:, None, None].to(y).expand(shape).clone()
 
     def without(self, q: Tensor) -> Tensor:
         """q less its part in the span of the rows."""
-        return q - self.rows.mT @ (self.inverse().mT @ q)
+        return q - self.rows.mT @ (self.inverse.mT @ q)
 
 
 def _iterates(

@@ -151,6 +151,25 @@ def test_a_second_derivative_raises(method):
         )
 
 
+def test_the_derivative_along_a_direction_has_none_in_the_direction():
+    """It is linear in it, which the iterations that solve for it hide: no zero in silence."""
+    _, with_jacobian = nonlinear(0.9)
+    z = torch.ones(1, 2, dtype=torch.float64)
+
+    def along(v):
+        def answer(z):
+            return solve(with_jacobian, z, lipschitz=0.9, method="anderson")
+
+        return torch.func.jvp(answer, (z,), (v,))[1]
+
+    for differentiate in (
+        lambda: torch.func.grad(lambda v: along(v).sum())(z),
+        lambda: torch.func.jvp(along, (z,), (z,)),
+    ):
+        with pytest.raises(NotImplementedError, match="no second derivative"):
+            differentiate()
+
+
 def test_a_false_bound_raises_with_the_bound_reached():
     """An expansion passed off as a contraction."""
     expansion = linear(2 * rotation(1.0, angle=0.3))

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+Product = Callable[[Tensor], Tensor]
 # A step of Newton's method: how far it is solved, and by how many products at most.
 REDUCTION, PRODUCTS = 0.05, 50
 
 
-def conjugate_gradients(
-    product: Callable[[Tensor], Tensor], right: Tensor, *, reduction: float, most: int
-) -> Tensor:
+def conjugate_gradients(product: Product, right: Tensor, *, reduction: float, most: int) -> Tensor:
     """Solve M v = r for rows r ``(n, d)``, until each residual has fallen by the factor ``reduction``.
 
     The product M v must treat each row by itself, with a symmetric matrix. A row stops, too, where
@@ -38,6 +38,29 @@ def conjugate_gradients(
         direction = rest + size / before.clamp(min=tiny) * direction
         moving = moving & (size > enough)
     return found
+
+
+def symmetric_solver(
+    linearised: Callable[[Tensor], Product], x: Tensor, spread: float
+) -> Callable[[Product, Tensor], Tensor]:
+    """Solves M w = v for the symmetric M of a point x, to a relative residual of √ε.
+
+    ``spread`` is about the root of the condition number. The first argument of the solver, another
+    way to the product, is not used.
+    """
+
+    def resolve(_: Product, v: Tensor) -> Tensor:
+        product, (size, unit) = linearised(x), polar(v.flatten(1))
+        reduction = torch.finfo(v.dtype).eps ** 0.5
+        found = conjugate_gradients(
+            lambda w: product(w.reshape(x.shape)).flatten(1),
+            unit,
+            reduction=reduction,
+            most=math.ceil(math.log(2 / reduction) * spread),
+        )
+        return (size * found).reshape(x.shape)
+
+    return resolve
 
 
 def polar(v: Tensor) -> tuple[Tensor, Tensor]:

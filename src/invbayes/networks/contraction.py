@@ -18,7 +18,7 @@ from invbayes._checks import (
     check_positive,
 )
 from invbayes.errors import NotConverged
-from invbayes.networks.conjugate import conjugate_gradients, polar
+from invbayes.networks.conjugate import polar, symmetric_solver
 from invbayes.networks.implicit import attach_direct, attach_iterative
 from invbayes.networks.steps import Linearised, LinearSteps, Method, Points, Steps, make_steps
 
@@ -179,25 +179,20 @@ def solve(
     if method == "newton":
         return attach_direct(with_jacobian, z, solution)
     if method == "newton-cg":
-        return attach_iterative(f, z, solution, _symmetric_solver(linearised, solution, goal))
+        spread = (1 - goal.lipschitz) ** -0.5
+        solver = symmetric_solver(_complement(linearised), solution, spread)
+        return attach_iterative(f, z, solution, solver)
     return attach_iterative(f, z, solution, _adjoint_solver(goal.lipschitz))
 
 
-def _symmetric_solver(
-    linearised: Linearised, solution: Tensor, goal: Goal
-) -> Callable[[Map, Tensor], Tensor]:
-    """Solves w = v + B w for the symmetric B = Df(x) by conjugate gradients."""
+def _complement(linearised: Linearised) -> Linearised:
+    """x to the product v ↦ v − Df(x) v."""
 
-    def resolve(_: Map, v: Tensor) -> Tensor:
-        product = linearised(solution)
-        reduction = torch.finfo(v.dtype).eps ** 0.5
-        most = math.ceil(math.log(2 / reduction) / (1 - goal.lipschitz) ** 0.5)
-        size, unit = polar(v)
-        return size * conjugate_gradients(
-            lambda w: w - product(w), unit, reduction=reduction, most=most
-        )
+    def at(x: Tensor) -> Map:
+        product = linearised(x)
+        return lambda v: v - product(v)
 
-    return resolve
+    return at
 
 
 def _adjoint_solver(lipschitz: float) -> Callable[[Map, Tensor], Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from invbayes._checks import check_count, check_positive
 from invbayes.bayes.problems import LinearProblem
 from invbayes.errors import NotConverged
-from invbayes.networks.conjugate import PRODUCTS, REDUCTION, conjugate_gradients
+from invbayes.networks.conjugate import PRODUCTS, REDUCTION, Product, conjugate_gradients
 from invbayes.networks.evidence import mean_along
 from invbayes.networks.inversion import best_method
 from invbayes.networks.iresnet import InvertibleResNet
@@ -19,7 +19,6 @@ from invbayes.networks.iresnet import InvertibleResNet
 Field = Callable[[Tensor, Tensor], Tensor]
 FieldWithJacobian = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 Direction = Callable[[Tensor, Tensor, Tensor], Tensor]
-Product = Callable[[Tensor], Tensor]
 HALVINGS = 40
 # The least curvature that a step outside of a valley trusts, relative to the largest.
 FLOOR = 1e-3

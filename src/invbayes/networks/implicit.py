@@ -31,12 +31,12 @@ def attach_iterative(f: Map, z: Tensor, solution: Tensor, resolve: Resolve) -> T
 
 
 class _Stop(torch.autograd.Function):
-    """The identity, which cannot be differentiated, in the value or in what it came from."""
+    """The identity, which cannot be differentiated, in the value or in all that it came from."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(value: Tensor, _origin: Tensor) -> Tensor:
+    def forward(value: Tensor, *_origins: Tensor) -> Tensor:
         return value.clone()
 
     @staticmethod
@@ -44,7 +44,7 @@ class _Stop(torch.autograd.Function):
         pass
 
     @staticmethod
-    def backward(_ctx: Any, _grad: Tensor) -> tuple[None, None]:
+    def backward(_ctx: Any, _grad: Tensor) -> tuple[None, ...]:
         raise NotImplementedError("fixed_point has no second derivative")
 
     @staticmethod
@@ -97,8 +97,7 @@ class _Resolvent(torch.autograd.Function):
         _, pull = torch.func.vjp(ctx.f, x)
         with torch.no_grad():
             found = ctx.resolve(lambda w: pull(w)[0], grad)
-        # It depends on grad, too, which the solver has hidden.
-        return _Stop.apply(_Stop.apply(found, r), grad), None, None, None
+        return _Stop.apply(found, r, grad), None, None, None
 
     @staticmethod
     @in_full_precision
@@ -106,4 +105,4 @@ class _Resolvent(torch.autograd.Function):
         r, x = ctx.saved_tensors
         with torch.no_grad():
             found = ctx.resolve(lambda w: torch.func.jvp(ctx.f, (x,), (w,))[1], tangent)
-        return _Stop.apply(found, r)
+        return _Stop.apply(found, r, tangent)

@@ -12,12 +12,11 @@ from torch import Tensor
 from invbayes._checks import check_positive
 from invbayes.bayes.problems import LinearProblem, gain_of_any
 from invbayes.errors import NotConverged
-from invbayes.networks.conjugate import conjugate_gradients, polar
-from invbayes.networks.descent import Product, descend, linearised, truncated_newton
+from invbayes.networks.conjugate import Product, symmetric_solver
+from invbayes.networks.descent import descend, linearised, truncated_newton
 from invbayes.networks.implicit import attach_iterative
 from invbayes.networks.iresnet import InvertibleResNet
 
-Map = Callable[[Tensor], Tensor]
 STEPS = 300  # of Newton's method
 DEFAULT = 1e-6  # the tolerance, where rounding allows it
 
@@ -56,7 +55,7 @@ def minimum(of: Convex, least: float, z: Tensor, tol: float | None) -> Tensor:
         x = _searched(of, products, least, rows.detach(), tol)
         _judge(of, least, rows.detach(), x, tol, z.shape)
     if torch.is_grad_enabled():
-        solver = _solver(products, x, (_largest(of) / least) ** 0.5)
+        solver = symmetric_solver(products, x, (_largest(of) / least) ** 0.5)
         x = attach_iterative(lambda x: x - of.forward_map(x), rows, x, solver)
     return x.reshape(z.shape)
 
@@ -121,22 +120,3 @@ def _sizes(points: Tensor) -> Tensor:
 def _largest(of: Convex) -> float:
     """About the largest slope."""
     return gain_of_any(of.problem) + of.ratio * of.net.scale.item() * (1 + of.net.lipschitz)
-
-
-def _solver(
-    products: Callable[[Tensor], Product], x: Tensor, spread: float
-) -> Callable[[Map, Tensor], Tensor]:
-    """Solves DF(x) w = v by conjugate gradients; ``spread`` is the root of the condition number."""
-
-    def resolve(_: Map, v: Tensor) -> Tensor:
-        product, (size, unit) = products(x), polar(v.flatten(1))
-        reduction = torch.finfo(v.dtype).eps ** 0.5
-        found = conjugate_gradients(
-            lambda w: product(w.reshape(x.shape)).flatten(1),
-            unit,
-            reduction=reduction,
-            most=math.ceil(math.log(2 / reduction) * spread),
-        )
-        return (size * found).reshape(x.shape)
-
-    return resolve
