@@ -147,20 +147,20 @@ def total_variation(
 ) -> Tensor:
     r"""The picture that minimises the total variation beside the data term,
 
-    .. math:: \min_x\; \tfrac12 \|A x - y\|^2 + w \sum_p |(\nabla x)_p|,
+    .. math:: \min_x\; \tfrac12 \|A x - y\|^2 + w \sum_i |(\nabla x)_i|,
 
     with forward differences; a convex problem, solved by the relaxed primal-dual method. By duality
     this energy is at least :math:`-\tfrac12 \|q\|^2 - \langle q, y \rangle` for all p and q with
-    :math:`\nabla^* p + A^* q = 0` and :math:`|p| \le w` at each pixel. The method brings such a pair,
-    and with it a proof of how near the minimum is.
+    :math:`\nabla^* p + A^* q = 0` and :math:`|p| \le w` at each pixel i. From its steps such a
+    pair is made, which proves how near the minimum is.
 
     Args:
         problem: the measurement, with white noise, of pictures ``(channels, height, width)``;
             the variation is that of each channel.
         y: data, shape ``(*data_shape)``.
         weight: w > 0.
-        tol: the energy exceeds its minimum by at most this share of itself, but for rounding, as of
-            a picture far from zero in single precision. The excess is often ten times smaller.
+        tol: the share of itself by which the energy may exceed its minimum; rounding may add to
+            it where the picture is far from zero, or A nearly loses a constant.
         max_steps: of the method. A weight far below the noise takes many.
 
     Returns:

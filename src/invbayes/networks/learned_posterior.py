@@ -168,9 +168,9 @@ class LearnedPosterior:
     def inverse(self, z: Tensor, tol: float | None = None) -> Tensor:
         r""":math:`\varphi_{A,\delta}^{-1}(z)`, each point to an error of at most ``tol``, if μ > 0.
 
-        The equation is :math:`x = H^{-1} (z + t c f(x))` with :math:`H = A^*\!A + t (c - 1) I`,
-        whose right-hand side contracts by :math:`1 - \mu / \lambda_{\min}(H)`. Beyond 1024 unknowns a
-        block that is a gradient needs no matrix: up to 300 of Newton's steps lead down from zero.
+        With :math:`\varphi = c\,(\mathrm{Id} - f)` the equation is :math:`x = H^{-1} (z + t c f(x))`,
+        :math:`H = A^*\!A + t (c - 1) I`, and contracts by :math:`1 - \mu / \lambda_{\min}(H)`. Beyond 1024
+        unknowns a block that is a gradient needs no matrix: it takes up to 300 of Newton's steps.
 
         Args:
             z: normal data, shape ``(*, *shape)``.
@@ -178,7 +178,7 @@ class LearnedPosterior:
 
         Raises:
             ValueError: if μ is not above zero; and as `fixed_point` does.
-            NotConverged: as `fixed_point` does, or if rounding in A*A leaves a larger error.
+            NotConverged: as `fixed_point` does, if these steps end too soon or rounding is too coarse.
         """
         self._check(z=z)
         if self.problem.dim > LARGEST and getattr(self.net.blocks[0], "is_gradient", False):
