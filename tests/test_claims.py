@@ -154,11 +154,12 @@ CLAIMS = [
     ),
     (
         "are # to # dB above total variation and # to # above non-local means with the weight of "
-        "the cat. With the best weight on the moon itself total variation is # ahead",
+        "the cat. With the best weight on the moon itself total variation is # to # "
+        "ahead there",
         lambda: (
             *span(above(FALLING, TV)),
             *span(above(FALLING, "non-local means")),
-            min(above(FALLING, TV_BEST, ("moon",), sign=-1)),
+            *span(above(FALLING, TV_BEST, ("moon",), sign=-1)),
         ),
     ),
     ("BM3D is ahead by # to # on all three", lambda: span(above(FALLING, "BM3D", sign=-1))),
@@ -184,6 +185,10 @@ CLAIMS = [
             *span(ahead(TASKS[1:], "falling", "λ = h = 1", EDGES)),
             *span(ahead(TASKS[1:], "λ = h = 1", TV, EDGES, sign=-1)),
         ),
+    ),
+    (
+        "with the best weight for it, # to # behind)",
+        lambda: span(above(FALLING, TV_BEST, ("moon",), sign=-1)),
     ),
     (
         "for the moon with the best weight for it # to #)",

@@ -3,7 +3,7 @@
 Networks of chapter 10's kind, steeper ones, and such whose profiles fall back: up to nine minutes
 each on a quiet core, two at a time; trained networks are kept in ``.bench``. Writes
 ``book/_generated/images_*.md``, which chapter 10 shows. Arguments (``denoising``, ``operators``,
-``risk``) name the parts that are made; by default all.
+``risk``, ``starts``) name the parts that are made; by default all.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import nn
 import invbayes as ib
 from tests.benchmarks.images_data import blur, noise, training_pictures
 from tests.benchmarks.images_denoising import Denoisers, denoising, risks
-from tests.benchmarks.images_operators import Networks, reconstructions
+from tests.benchmarks.images_operators import Networks, reconstructions, starts
 from tests.benchmarks.images_rivals import plain_network
 
 ROOT = Path(__file__).parents[2]
@@ -112,6 +112,7 @@ def main(*names: str) -> None:
                 nets, {"deblurring": plain_one("deblurring")}
             ),
             "risk": lambda nets: {"risk": risks(nets["steep"][0])},
+            "starts": lambda nets: {"starts": starts(nets)},
         },
     )
     for name in names or makers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import product
 
 import torch
@@ -91,13 +92,53 @@ def columns(kind: str, scores: list[dict[tuple[float, float], float]]) -> dict[s
 
 
 def by_network(
-    net: ib.InvertibleResNet, problem: ib.LinearProblem, y: Tensor, weight: float, stretch: float
+    net: ib.InvertibleResNet,
+    problem: ib.LinearProblem,
+    y: Tensor,
+    weight: float,
+    stretch: float,
+    start: Tensor | None = None,
 ) -> Tensor:
-    """The minimum of the energy with the penalty λ R(h x) / h²."""
+    """The minimum of the energy with the penalty λ R(h x) / h², searched from a picture or zero."""
     z = problem.normal_data(stretch * y)
     posterior = ib.LearnedPosterior(net, problem, trained_at=weight**-0.5)
     tol = 1e-6 * z.norm().item()  # twenty times as much moves some tomograms by a decibel
-    return posterior.mode(z, torch.zeros(1, *z.shape), tol=tol, max_steps=400) / stretch
+    start = torch.zeros_like(z) if start is None else stretch * start
+    return posterior.mode(z, start[None], tol=tol, max_steps=400) / stretch
+
+
+def starts(nets: Networks) -> list[str]:
+    """The camera's tomogram with λ = h = 2 from several starts: decibels, and energy to spare."""
+    problem, x = operators("camera")["tomography"]
+    y, random = observed(problem, x), torch.Generator().manual_seed(1)
+    begun = {
+        "zero": None,
+        "the truth": x,
+        "total variation": by_variation(problem, y, problem.noise_std),
+        "noise of the size of the picture": x.std() * torch.randn(x.shape, generator=random),
+    }
+    columns = [from_each(net, problem, y, x, begun.values()) for net in nets["falling"]]
+    lines = [f"| start | {' | '.join(f'seed {k}' for k in range(len(columns)))} |"]
+    lines.append("|---" * (len(columns) + 1) + "|")
+    return lines + [
+        f"| {name} | {' | '.join(cells)} |" for name, *cells in zip(begun, *columns, strict=True)
+    ]
+
+
+def from_each(
+    net: ib.InvertibleResNet,
+    problem: ib.LinearProblem,
+    y: Tensor,
+    x: Tensor,
+    begun: Iterable[Tensor | None],
+) -> list[str]:
+    """For each start the decibels, and by which share the energy lies above the lowest found."""
+    posterior = ib.LearnedPosterior(net, problem, trained_at=2**-0.5)
+    found = [by_network(net, problem, y, 2, 2, start) for start in begun]
+    z = problem.normal_data(2 * y)
+    energies = posterior.energy(2 * torch.stack(found), z) + 2 * y.square().sum()  # above zero
+    spare = energies / energies.min() - 1
+    return [f"{decibels(one, x):.2f} ({s:.0e})" for one, s in zip(found, spare, strict=True)]
 
 
 def matched(task: str, problem: ib.LinearProblem, x: Tensor, y: Tensor) -> str:
