@@ -138,7 +138,8 @@ def from_each(
     z = problem.normal_data(2 * y)
     energies = posterior.energy(2 * torch.stack(found), z) + 2 * y.square().sum()  # above zero
     spare = energies / energies.min() - 1
-    return [f"{decibels(one, x):.2f} ({s:.0e})" for one, s in zip(found, spare, strict=True)]
+    shown = [f"{s:.0e}" if s > 0 else "lowest" for s in spare.tolist()]
+    return [f"{decibels(one, x):.2f} ({s})" for one, s in zip(found, shown, strict=True)]
 
 
 def matched(task: str, problem: ib.LinearProblem, x: Tensor, y: Tensor) -> str:
