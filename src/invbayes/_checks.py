@@ -21,6 +21,7 @@ def check_tensor(name: str, value: Tensor) -> None:
     """Raise unless ``value`` is a real floating-point tensor."""
     if not isinstance(value, Tensor) or not value.is_floating_point():
         came = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        came = f"{came}; see torch.from_numpy" if isinstance(value, np.ndarray) else came
         raise ValueError(f"{name} must be a floating-point tensor, got {came}")
     if value.layout != torch.strided or value.is_meta:
         came = "meta" if value.is_meta else value.layout
@@ -153,7 +154,9 @@ def check_instance(name: str, value: object, *kinds: type) -> None:
 
 
 def check_callable(name: str, value: object) -> None:
-    """Raise unless ``value`` can be called."""
+    """Raise unless ``value`` can be called, or for a class, which would be called in its place."""
+    if isinstance(value, type):
+        raise ValueError(f"{name} must be an instance, got the class {value.__name__}")
     if not callable(value):
         raise ValueError(f"{name} must be callable, got {type(value).__name__}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -57,10 +58,25 @@ def test_every_number_is_its_formula():
         # The delta method: sd of the mean square over twice the root.
         error = square.std().item() / 500**0.5 / (2 * value)
         assert measured.error == pytest.approx(error, rel=1e-6)
-        assert f"{value:10.4f} ± {error:.4f}" in str(found)
+        assert f"{value:10.4g} ± {error:.2g}" in str(found)
     loss = misfits["forward"].square().sum(1).mean().item() / 2
     assert found.loss == pytest.approx(loss, rel=1e-7)
-    assert f"{loss:10.4f}" in str(found)
+    assert f"{loss:10.4g}" in str(found)
+
+
+def test_the_gain_is_judged_in_pairs():
+    """It is that of the two errors, and over many draws its scatter is the error it tells."""
+    net, known = constant_block(scale=3.0, shift=(0.0, 0.0)), samples(300, 2)
+    loss, draws = Approximation(PROBLEM), range(200)
+    seeds = [torch.Generator().manual_seed(k) for k in draws]
+    options = [{"samples": known, "generator": seed} for seed in seeds]
+    found = [report(net, loss, PROBLEM, samples(200, 10 + k), **options[k]) for k in draws]
+    shares = torch.tensor([1 - (f.backward.value / f.linear.value) ** 2 for f in found])
+    gains = torch.tensor([f.gain for f in found])
+    assert torch.allclose(gains[:, 0], shares, atol=1e-6)
+    assert gains[:, 0].std() == pytest.approx(gains[:, 1].mean().item(), rel=0.15)
+    share, error = (100 * part for part in found[0].gain)
+    assert f"{share:9.1f}% ± {error:.1f}%" in str(found[0])
 
 
 def test_a_perfect_forward_map_has_no_error():
@@ -87,6 +103,8 @@ def test_an_objective_that_differentiates_is_told():
     [
         ({"net": None}, "net must be an InvertibleResNet, got NoneType"),
         ({"objective": 1}, "objective must be callable"),
+        ({"objective": Approximation}, "objective must be an instance, got the class Approx"),
+        ({"x": np.zeros((5, 2))}, "x must be a floating-point tensor, got ndarray; see torch.from"),
         ({"problem": torch.eye(2)}, "problem must be a LinearProblem, got Tensor"),
         ({"x": torch.zeros(5, 3).double()}, r"x must have shape \(\*, 2\)"),
         ({"x": torch.zeros(2).double()}, "x must hold at least two points"),

@@ -15,7 +15,7 @@ from invbayes.training.objectives import Objective, plain_loss
 
 
 class Measured(NamedTuple):
-    """A root mean square error for each entry, and its standard error."""
+    """A number, such as a root mean square error for each entry, and its standard error."""
 
     value: float
     error: float
@@ -28,6 +28,14 @@ class Measured(NamedTuple):
         scatter = square.std().item() / len(square) ** 0.5 if len(square) > 1 else float("inf")
         return cls(mean**0.5, scatter / (2 * mean**0.5) if mean else 0.0)
 
+    @classmethod
+    def gain(cls, difference: Tensor, rival: Tensor) -> Measured:
+        """By which share a mean square is lower than a rival's at the same points."""
+        square, other = (d.flatten(1).square().mean(1) for d in (difference, rival))
+        ratio = (square.mean() / other.mean()).item()
+        scatter = (square - ratio * other).std().item() / len(square) ** 0.5
+        return cls(1 - ratio, scatter / other.mean().item())
+
 
 class Report(NamedTuple):
     """A network on samples that it has not seen, beside two estimates that need no network.
@@ -38,6 +46,9 @@ class Report(NamedTuple):
         backward: of :math:`\\varphi^{-1}(z)` against x.
         linear: of the best linear estimate, `linear_estimate`, against x.
         mean: of the samples' mean against x.
+        gain: the share by which the inverse network's mean squared error is below the linear
+            estimate's. Both see the same data, so its standard error is that of a ratio of
+            pairs, smaller than those of the two errors suggest.
     """
 
     loss: float
@@ -45,16 +56,19 @@ class Report(NamedTuple):
     backward: Measured
     linear: Measured
     mean: Measured
+    gain: Measured
 
     def __str__(self) -> str:
-        lines = [f"{'held-out loss':<28}{self.loss:10.4f}"]
+        lines = [f"{'held-out loss':<28}{self.loss:10.4g}"]
         names = {
             "forward map against E[z | x]": self.forward,
             "inverse network against x": self.backward,
             "best linear estimate": self.linear,
             "mean of the samples": self.mean,
         }
-        lines += [f"{name:<28}{m.value:10.4f} ± {m.error:.4f}" for name, m in names.items()]
+        lines += [f"{name:<28}{m.value:10.4g} ± {m.error:.2g}" for name, m in names.items()]
+        share, error = (100 * part for part in self.gain)
+        lines.append(f"{'squared error below linear':<28}{share:9.1f}% ± {error:.1f}%")
         return "\n".join(lines)
 
 
@@ -75,7 +89,7 @@ def report(
         \sqrt{\mathbb{E}\, \|\varphi(x) - \mathbb{E}[z \mid x]\|^2 / d} .
 
     A network that does not beat the linear estimate has learnt nothing that a matrix does not
-    know. The forward error is no failure in itself: a regularized map is meant to differ from A*A.
+    know; `gain` says whether it does. The forward error is no failure in itself: a regularized map is meant to differ from A*A.
 
     Args:
         net: φ.
@@ -98,8 +112,8 @@ def report(
         >>> x = torch.randn(100, 2, generator=generator)
         >>> net = InvertibleResNet.dense(2, generator=generator)
         >>> found = report(net, Approximation(problem), problem, x[:50], samples=x[50:])
-        >>> found.linear.value < 0.2 < found.mean.value
-        True
+        >>> found.linear.value < 0.2 < found.mean.value, found.gain.value < 0
+        (True, True)
     """
     check_instance("net", net, InvertibleResNet)
     check_callable("objective", objective)
@@ -110,10 +124,12 @@ def report(
             raise ValueError(f"{name} must hold at least two points, got {tuple(value.shape)}")
     y = problem.observe(x, generator=generator)
     z = problem.normal_data(y)
+    backward, linear = net.inverse(z, tol) - x, linear_estimate(samples, problem, y) - x
     return Report(
         plain_loss(objective, net, x, z).item(),
         Measured.of(net(x) - problem.mean_normal_data(x)),
-        Measured.of(net.inverse(z, tol) - x),
-        Measured.of(linear_estimate(samples, problem, y) - x),
+        Measured.of(backward),
+        Measured.of(linear),
         Measured.of(samples.mean(0) - x),
+        Measured.gain(backward, linear),
     )
