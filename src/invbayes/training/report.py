@@ -89,7 +89,8 @@ def report(
         \sqrt{\mathbb{E}\, \|\varphi(x) - \mathbb{E}[z \mid x]\|^2 / d} .
 
     A network that does not beat the linear estimate has learnt nothing that a matrix does not
-    know; `gain` says whether it does. The forward error is no failure in itself: a regularized map is meant to differ from A*A.
+    know; the report's ``gain`` says whether it does. The forward error is no failure in itself: a
+    regularized map is meant to differ from A*A.
 
     Args:
         net: φ.
