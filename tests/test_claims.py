@@ -155,8 +155,7 @@ CLAIMS = [
     ),
     (
         "are # to # dB above total variation and # to # above non-local means with the weight of "
-        "the cat. With the best weight on the moon itself total variation is # to # "
-        "ahead there",
+        "the cat. With the best weight on the moon itself total variation is # to # ahead there",
         lambda: (
             *span(above(FALLING, TV)),
             *span(above(FALLING, "non-local means")),
@@ -186,8 +185,7 @@ CLAIMS = [
     (
         "In deblurring the networks with their best λ are # to # dB above the linear estimate "
         "with its best weight, and from level with total variation, to # dB, (coins) to # above "
-        "(camera). With "
-        "$\\lambda = 1$ they are # to # dB above Wiener's filter",
+        "(camera). With $\\lambda = 1$ they are # to # dB above Wiener's filter",
         lambda: (
             *span(ahead(TASKS[:1], "falling", "linear")),
             max(map(abs, ahead(TASKS[:1], "falling", TV, ("coins",)))),

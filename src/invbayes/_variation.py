@@ -124,7 +124,8 @@ def _lower_bound(
 
     By duality it is :math:`-\|q\|^2/2 - \langle q, y \rangle` if :math:`\nabla^* p + A^* q = 0` and
     :math:`|p| \le w` at each pixel. So q is made orthogonal to what A makes of constants, p takes
-    up the rest by Poisson's equation, and both are multiplied by the best factor up to one that is allowed.
+    up the rest by Poisson's equation, and both are multiplied by the best factor up to one that is
+    allowed.
     """
     q, p = constants.without(rest.double().flatten()), edges.double()
     left = problem.adjoint(q.reshape(y.shape).to(y)).double()

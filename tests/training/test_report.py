@@ -67,10 +67,13 @@ def test_every_number_is_its_formula():
 def test_the_gain_is_judged_in_pairs():
     """It is that of the two errors, and over many draws its scatter is the error it tells."""
     net, known = constant_block(scale=3.0, shift=(0.0, 0.0)), samples(300, 2)
-    loss, draws = Approximation(PROBLEM), range(200)
-    seeds = [torch.Generator().manual_seed(k) for k in draws]
-    options = [{"samples": known, "generator": seed} for seed in seeds]
-    found = [report(net, loss, PROBLEM, samples(200, 10 + k), **options[k]) for k in draws]
+
+    def drawn(k):
+        generator = torch.Generator().manual_seed(k)
+        options = {"samples": known, "generator": generator}
+        return report(net, Approximation(PROBLEM), PROBLEM, samples(200, 10 + k), **options)
+
+    found = [drawn(k) for k in range(200)]
     shares = torch.tensor([1 - (f.backward.value / f.linear.value) ** 2 for f in found])
     gains = torch.tensor([f.gain for f in found])
     assert torch.allclose(gains[:, 0], shares, atol=1e-6)

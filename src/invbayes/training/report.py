@@ -23,7 +23,7 @@ class Measured(NamedTuple):
     @classmethod
     def of(cls, difference: Tensor) -> Measured:
         """From differences ``(n, *shape)`` of independent points."""
-        square = difference.flatten(1).square().mean(1)
+        square = _squares(difference)
         mean = square.mean().item()
         scatter = square.std().item() / len(square) ** 0.5 if len(square) > 1 else float("inf")
         return cls(mean**0.5, scatter / (2 * mean**0.5) if mean else 0.0)
@@ -31,10 +31,15 @@ class Measured(NamedTuple):
     @classmethod
     def gain(cls, difference: Tensor, rival: Tensor) -> Measured:
         """By which share a mean square is lower than a rival's at the same points."""
-        square, other = (d.flatten(1).square().mean(1) for d in (difference, rival))
+        square, other = _squares(difference), _squares(rival)
         ratio = (square.mean() / other.mean()).item()
         scatter = (square - ratio * other).std().item() / len(square) ** 0.5
         return cls(1 - ratio, scatter / other.mean().item())
+
+
+def _squares(difference: Tensor) -> Tensor:
+    """The mean square of each point's entries."""
+    return difference.flatten(1).square().mean(1)
 
 
 class Report(NamedTuple):
