@@ -43,9 +43,10 @@ from invbayes.networks.covariance import (
     variance_bounds,
 )
 from invbayes.networks.dense import LipschitzDense, unit_spectral_norm
+from invbayes.networks.descent import StationaryPoints
 from invbayes.networks.evidence import line_integral, log_evidence
 from invbayes.networks.iresnet import InvertibleResNet
-from invbayes.networks.learned_posterior import LearnedPosterior, StationaryPoints
+from invbayes.networks.learned_posterior import LearnedPosterior
 from invbayes.networks.proximal import concavity_defect, proximal
 from invbayes.networks.pushforward import pushforward_log_prob, pushforward_score
 from invbayes.networks.ridge import Ridge

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from functools import partial
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from torch import Tensor
 
 import invbayes as ib
 from invbayes.examples import three_blobs, two_blobs
+from tests.benchmarks.composed import composed_bars, denoising
 from tests.benchmarks.error_bars_page import LEVELS, page, shown
 from tests.benchmarks.forgiving import EDGES, FLOOR, ForgivingDivergence
 
@@ -38,6 +39,8 @@ TRAININGS = {  # options and seeds
     "c": ({"steps": 600}, 1),
     "cW": ({"steps": 600}, 1),
     "d": (LONG, 3),
+    "patient": (LONG | {"steps": 12_000}, 1),
+    "one": (LONG | {"steps": 12_000}, 3),
     "forgiving": (LONG, 3),
     "modes": (LONG, 1),
     "everywhere": (LONG, 3),
@@ -63,6 +66,7 @@ CHOSEN = {  # the problems of each prior, where not all
     "long": {"three blobs": HARD},
     "sharp": {"three blobs": HARD},
     "deep blind": {"two blobs": HARD, "three blobs": MISSED},
+    "patient": JUMPS,
     "forgiving": JUMPS,
     "modes": JUMPS,
     "everywhere": {prior: [("I", 0.5), ("diag(1, ½)", 0.5)] for prior in PRIORS},
@@ -123,6 +127,8 @@ def train(
         "c": ib.LogDeterminant(problem),
         "cW": ib.LogDeterminant(problem, metric=metric),
         "d": ib.Divergence(problem),
+        "patient": ib.Divergence(problem),
+        "one": ib.Divergence(problem),
         "modes": ib.Approximation(problem, conditional_mean=False),
         "everywhere": ib.Approximation(problem, conditional_mean=False),
     }
@@ -139,13 +145,18 @@ def train(
     return ib.fit(objective, prior, problem, **options)[0]
 
 
+def tests(prior: ib.GaussianMixture, problem: ib.LinearProblem) -> tuple[Tensor, Tensor]:
+    """Fresh truths and their data, the same ones for each network."""
+    generator = torch.Generator().manual_seed(12345)
+    x = prior.sample(TESTS, generator=generator)
+    return x, problem.observe(x, generator=generator)
+
+
 def measure(
     name: str, net: ib.InvertibleResNet, prior: ib.GaussianMixture, problem: ib.LinearProblem
 ) -> dict:
     """Compare with the exact posteriors of fresh data."""
-    generator = torch.Generator().manual_seed(12345)
-    x = prior.sample(TESTS, generator=generator)
-    y = problem.observe(x, generator=generator)
+    x, y = tests(prior, problem)
     z, belief = problem.normal_data(y), ib.posterior(prior, problem, y)
     bars, exact = ib.posterior_covariance(net, problem, z), belief.covariance
     off, size = (torch.linalg.matrix_norm(m) for m in (bars.covariance - exact, exact))
@@ -168,9 +179,26 @@ def measure(
         )
         truth_z = ib.normal_data_density(prior, problem).log_prob(z)
         found["log q"] = (ib.pushforward_log_prob(net, prior, bars.mean) - truth_z).std().item()
-    if name in ("d", "forgiving", "modes", "everywhere"):
+    if name in ("d", "patient", "forgiving", "modes", "everywhere"):
         found |= laplace(bars, prior, problem, x, y)
     return found
+
+
+@cache
+def denoiser(prior_name: str, seed: int) -> ib.InvertibleResNet:
+    """The one network for all problems of a prior."""
+    return train("one", PRIORS[prior_name](), denoising(), seed)
+
+
+def result(name: str, prior_name: str, problem: ib.LinearProblem, seed: int) -> dict:
+    """Train, and compare."""
+    prior = PRIORS[prior_name]()
+    if name != "one":
+        return measure(name, train(name, prior, problem, seed), prior, problem)
+    x, y = tests(prior, problem)
+    some = y[:3000]
+    bars = composed_bars(denoiser(prior_name, seed), prior, problem, some)
+    return laplace(bars, prior, problem, x, y)
 
 
 def laplace(
@@ -222,9 +250,8 @@ def main(log: str | None = None) -> None:
         options = TRAININGS[name][0] | EXTRA.get(name, {})
         if shown(name, results.get(key, {})) and results[key]["options"] == options:
             continue
-        prior = PRIORS[prior_name]()
         problem = ib.LinearProblem(torch.diag(torch.tensor(OPERATORS[operator])), noise_std)
-        results[key] = measure(name, train(name, prior, problem, seed), prior, problem)
+        results[key] = result(name, prior_name, problem, seed)
         results[key]["options"] = options
         print(key, results[key], flush=True)
         if path:

@@ -85,6 +85,11 @@ PARTS = {
     "c": ("Log-determinant, M = I", LOG_DET),
     "cW": ("Log-determinant, M = W", LOG_DET),
     "d": ("Divergence, 3000 steps of 1024, against exact MAP", MAP),
+    "patient": ("Divergence, 12 000 steps of 1024, against exact MAP", MAP),
+    "one": (
+        r"One denoising network for every problem, 12 000 steps of 1024, against exact MAP",
+        MAP,
+    ),
     "forgiving": ("The fold forgiven, 3000 steps of 1024, against exact MAP", MAP),
     "everywhere": (
         r"Fitted to $\varphi_*$ at samples, 3000 steps of 1024, against exact MAP",
@@ -100,7 +105,9 @@ FOLDED = (
     ("blind",),
     ("deep blind",),
     ("c", "cW"),
+    ("one",),
     ("d",),
+    ("patient",),
     ("forgiving",),
     ("modes",),
     ("everywhere",),

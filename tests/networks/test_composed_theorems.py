@@ -12,6 +12,7 @@ from invbayes import (
     concavity_defect,
     proximal,
 )
+from invbayes.examples import two_blobs
 
 DOUBLE = torch.float64
 SKEWED = torch.tensor([[1.2, 0.3], [-0.2, 0.9]], dtype=DOUBLE)
@@ -57,6 +58,23 @@ def test_the_excess_of_the_composed_map_is_the_squared_ratio_times_that_of_the_n
     own = excess(trained, identity, level)
     assert own > 1e-3
     assert torch.allclose(excess(composed, normal, noise_std), ratio**2 * own)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_bars_of_the_composed_map_err_by_the_networks_curvature_between_both_bars(seed):
+    net, prior, level = random_network(seed, lipschitz=0.9, scale=1.1), two_blobs(), 0.5
+    problem, x = LinearProblem(SKEWED, noise_std=0.3), points(200, seed)
+    found = LearnedPosterior(net, problem, trained_at=level).with_jacobian(x)[1]
+    bars = 0.3**2 * torch.linalg.inv(found)
+    exact = torch.linalg.inv(SKEWED.mT @ SKEWED / 0.3**2 - prior.hessian(x))
+    wanted = torch.eye(2, dtype=DOUBLE) - level**2 * prior.hessian(x)
+    wrong = (net.jacobian(x) - wanted) / level**2
+    torch.testing.assert_close(bars - exact, -bars @ wrong @ exact)
+    size, error, curvature = (torch.linalg.matrix_norm(m, 2) for m in (exact, bars - exact, wrong))
+    small = size * curvature
+    chosen = small < 1
+    assert chosen.sum() > 50
+    assert (error <= size * small / (1 - small))[chosen].all()
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -200,6 +200,22 @@ def test_the_search_leaves_a_saddle_and_the_energy_chooses_the_mode():
     assert torch.equal(learned.mode(z, starts[:2].flip(0)), best)
 
 
+def test_a_search_that_misses_counts_only_where_it_came_lowest():
+    problem = LinearProblem(torch.tensor([[0.3, 0.0]], dtype=DOUBLE), noise_std=0.5)
+    learned = LearnedPosterior(wells(), problem, trained_at=0.5)
+    z = torch.tensor([[0.02, 0.0]], dtype=DOUBLE)
+    sides = torch.tensor([[[-1.5, 1.5]], [[1.5, 1.5]]], dtype=DOUBLE)
+    high, low = learned.stationary_points(z, sides).x
+    far, near = high - 30, low - 0.7
+    assert torch.equal(learned.mode(z, torch.stack([far, low]), max_steps=1), low)
+    with pytest.raises(NotConverged) as caught:  # the answer is not the other well's
+        learned.mode(z, torch.stack([high, near]), max_steps=1)
+    left = caught.value.point
+    assert left.shape == z.shape
+    assert 0 < (left - low).norm() < 0.4  # one step, and one step more
+    torch.testing.assert_close(learned.mode(z, torch.stack([high, near]), max_steps=2), low)
+
+
 def test_newton_alone_would_leap_over_and_over():
     """F = x / √(1 + x²): Newton's step from 3 leads to −27."""
 

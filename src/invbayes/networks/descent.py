@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +23,20 @@ Direction = Callable[[Tensor, Tensor, Tensor], Tensor]
 HALVINGS = 40
 # The least curvature that a step outside of a valley trusts, relative to the largest.
 FLOOR = 1e-3
+
+
+class StationaryPoints(NamedTuple):
+    """Where a search ended.
+
+    Attributes:
+        x: the points, shape ``(*, *shape)``.
+        residual: the length of :math:`\\varphi_{A,\\delta}(x) - z`, shape ``(*,)``.
+        is_mode: whether the symmetric part of the Jacobian is positive definite there, ``(*,)``.
+    """
+
+    x: Tensor
+    residual: Tensor
+    is_mode: Tensor
 
 
 def descend(

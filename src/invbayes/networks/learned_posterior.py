@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from invbayes.bayes.problems import LinearProblem
 from invbayes.errors import NotConverged
 from invbayes.networks.contraction import Goal
 from invbayes.networks.covariance import LARGEST, spectrum
-from invbayes.networks.descent import best_direction, descend
+from invbayes.networks.descent import StationaryPoints, best_direction, descend
 from invbayes.networks.evidence import line_integral
 from invbayes.networks.iresnet import InvertibleResNet
 from invbayes.networks.minimum import minimum
@@ -22,20 +21,6 @@ from invbayes.networks.proximal import check_one_block, concavity_defect, contra
 
 # The longest step of a search, in units of δ₀ √d: the network was trained to see no finer detail.
 STRIDE = 5 / 2**0.5
-
-
-class StationaryPoints(NamedTuple):
-    """Where a search ended.
-
-    Attributes:
-        x: the points, shape ``(*, *shape)``.
-        residual: the length of :math:`\\varphi_{A,\\delta}(x) - z`, shape ``(*,)``.
-        is_mode: whether the symmetric part of the Jacobian is positive definite there, ``(*,)``.
-    """
-
-    x: Tensor
-    residual: Tensor
-    is_mode: Tensor
 
 
 class LearnedPosterior:
@@ -222,19 +207,27 @@ class LearnedPosterior:
     ) -> Tensor:
         """The solution with the least energy among those reached from several starts.
 
-        Many unknowns and a block that is a gradient need no Jacobian.
+        Many unknowns and a block that is a gradient need no Jacobian. A search that misses the
+        tolerance counts only where it came lowest: there it goes on for as many steps again.
 
         Args:
             z, tol, max_steps: as in `stationary_points`.
             starts: k of them along the first axis, ``(k, *, *shape)``.
+
+        Raises:
+            NotConverged: if the lowest search misses the tolerance; it carries the lowest points.
         """
         self._check(z=z, starts=starts)
         if starts.ndim <= z.ndim:
             raise ValueError(f"starts must have one axis more than z, got {tuple(starts.shape)}")
-        found = self._descended(z, starts, tol, max_steps)
+        try:
+            found = self._descended(z, starts, tol, max_steps)
+        except NotConverged as missed:
+            found = missed.point
         best = self.energy(found, z.expand(found.shape), origin=found[0]).argmin(0)
         index = best.reshape(1, *best.shape, *[1] * len(self.problem.shape))
-        return found.gather(0, index.expand(1, *found.shape[1:]))[0]
+        lowest = found.gather(0, index.expand(1, *found.shape[1:]))[0]
+        return self._descended(z, lowest, tol, max_steps)
 
     @in_full_precision
     def _descended(self, z: Tensor, starts: Tensor, tol: float | None, max_steps: int) -> Tensor:
