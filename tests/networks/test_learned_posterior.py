@@ -206,6 +206,9 @@ def test_a_search_that_misses_counts_only_where_it_came_lowest():
     z = torch.tensor([[0.02, 0.0]], dtype=DOUBLE)
     sides = torch.tensor([[[-1.5, 1.5]], [[1.5, 1.5]]], dtype=DOUBLE)
     high, low = learned.stationary_points(z, sides).x
+    coarse = learned.stationary_points(z, sides[1], tol=0.1).x
+    assert torch.equal(learned.mode(z, sides[1:], tol=0.1), coarse)
+    assert (coarse - low).norm() > 1e-6
     far, near = high - 30, low - 0.7
     assert torch.equal(learned.mode(z, torch.stack([far, low]), max_steps=1), low)
     with pytest.raises(NotConverged) as caught:  # the answer is not the other well's
