@@ -147,6 +147,11 @@ def test_a_bad_source_is_named(source, message):
         fit(Divergence(PROBLEM), source, PROBLEM, generator=torch.Generator(), steps=1)
 
 
+def test_a_seed_in_place_of_a_generator_is_named():
+    with pytest.raises(ValueError, match=r"^generator must be a Generator, got int$"):
+        fit(Divergence(PROBLEM), UNIT, PROBLEM, generator=0, steps=1)
+
+
 def run(objective, source, problem, **options):
     generator = torch.Generator().manual_seed(0)
     return fit(objective, source, problem, generator=generator, steps=1, batch=8, **options)

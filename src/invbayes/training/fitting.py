@@ -55,9 +55,10 @@ def fit(
             `InvertibleResNet.dense`, such as ``lipschitz``.
 
     Raises:
-        ValueError: if the objective belongs to another problem, an option is unknown, those of a
-            dense network come with ``net``, points that are no vectors come without, jitter comes
-            with a sampler or a prior, and as `InvertibleResNet`, the samplers and `train` do.
+        ValueError: if the objective belongs to another problem, the generator is not PyTorch's, an
+            option is unknown, those of a dense network come with ``net``, points that are no
+            vectors come without, jitter comes with a sampler or a prior, and as
+            `InvertibleResNet`, the samplers and `train` do.
         TrainingDiverged: as `train` does.
 
     Warns:
@@ -79,6 +80,7 @@ def fit(
     if getattr(objective, "problem", problem) is not problem:
         raise ValueError("problem must be the objective's own problem, got another one")
     _check_source(source, problem)
+    check_instance("generator", generator, torch.Generator)
     _check_jitter(jitter, source, sampler)
     _check_names(options)
     training = {name: options.pop(name) for name in TRAINING_OPTIONS & options.keys()}
