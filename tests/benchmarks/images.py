@@ -3,7 +3,7 @@
 Networks of chapter 10's kind, steeper ones, and such whose profiles fall back: up to nine minutes
 each on a quiet core, two at a time; trained networks are kept in ``.bench``. Writes
 ``book/_generated/images_*.md``, which chapter 10 shows. Arguments (``denoising``, ``operators``,
-``risk``, ``starts``) name the parts that are made; by default all.
+``risk``, ``starts``, ``finer``) name the parts that are made; by default all.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import nn
 import invbayes as ib
 from tests.benchmarks.images_data import blur, noise, training_pictures
 from tests.benchmarks.images_denoising import Denoisers, denoising, risks
+from tests.benchmarks.images_finer import finer
 from tests.benchmarks.images_operators import Networks, reconstructions, starts
 from tests.benchmarks.images_rivals import plain_network
 
@@ -35,6 +36,7 @@ class Kind(NamedTuple):
     scale: float
     seeds: int
     learn_share: bool = True
+    halvings: tuple[int, ...] = (0, 1)  # of the training pictures
 
 
 FALLING = Kind(ib.WeaklyConvexRidge, 0.5, 0.99, 1 / (1 - 0.99 * 31 / 33), seeds=3)
@@ -44,6 +46,7 @@ KINDS = {
     "held": FALLING._replace(share=1e-3, learn_share=False, seeds=1),  # its profiles stay
     "falling": FALLING,
 }
+FINER = {"finer": FALLING._replace(halvings=(1, 2))}
 STEPS, CROP, BATCH, PLAIN_STEPS = 3000, 48, 2, 6000
 CUT = (1, CROP, CROP)
 
@@ -53,7 +56,7 @@ def denoiser(kind: str, seed: int) -> ib.InvertibleResNet:
     path = KEPT / f"images-{kind}-{seed}-{STEPS}.pt"
     if path.exists():
         return ib.load_network(path).requires_grad_(False)
-    generator, chosen = torch.Generator().manual_seed(seed), KINDS[kind]
+    generator, chosen = torch.Generator().manual_seed(seed), (KINDS | FINER)[kind]
     start = {"share": chosen.share, "sharpness": 12.0, "generator": generator}
     block = chosen.block((1, None, None), 24, 5, **start)
     block.share_logit.requires_grad_(chosen.learn_share)
@@ -61,7 +64,7 @@ def denoiser(kind: str, seed: int) -> ib.InvertibleResNet:
         block, lipschitz=chosen.lipschitz, scale=chosen.scale, learn_scale=False
     )
     problem = noise(CUT)
-    sampler = ib.random_crops(training_pictures(), problem)
+    sampler = ib.random_crops(training_pictures(chosen.halvings), problem)
     options = {"average": 0.98, "generator": generator, "progress": False}
     record = ib.train(
         net, ib.Reconstruction(tol=0.1 * CROP), sampler, steps=STEPS, batch=BATCH, **options
@@ -72,20 +75,27 @@ def denoiser(kind: str, seed: int) -> ib.InvertibleResNet:
     return net.requires_grad_(False)
 
 
-def networks() -> Networks:
+def networks(kinds: dict[str, Kind]) -> Networks:
     """Every kind with its seeds."""
-    jobs = [(name, seed) for name, kind in KINDS.items() for seed in range(kind.seeds)]
+    jobs = [(name, seed) for name, kind in kinds.items() for seed in range(kind.seeds)]
     made = Parallel(n_jobs=2)(delayed(denoiser)(*job) for job in jobs)
     return {
         name: [net for (kind, _), net in zip(jobs, made, strict=True) if kind == name]
-        for name in KINDS
+        for name in kinds
     }
 
 
-def plain_one(task: str) -> nn.Module:
+def plain_one(task: str, halvings: tuple[int, ...] = (0, 1)) -> nn.Module:
     """The network without a certificate, trained for one task."""
     problem = {"denoising": noise, "deblurring": blur}[task](CUT)
-    return plain_network(training_pictures(), problem, PLAIN_STEPS)
+    return plain_network(training_pictures(halvings), problem, PLAIN_STEPS)
+
+
+def finer_table(nets: Networks) -> list[str]:
+    """All that is trained on the smaller pictures."""
+    halvings = FINER["finer"].halvings
+    new = networks(FINER)["finer"]
+    return finer(new, nets["falling"], plain_one("deblurring", halvings))
 
 
 def denoisers(nets: Networks) -> Denoisers:
@@ -105,7 +115,7 @@ def main(*names: str) -> None:
     """Train, measure, write."""
     torch.set_num_threads(1)
     nets, makers = (
-        networks(),
+        networks(KINDS),
         {
             "denoising": lambda nets: denoising(denoisers(nets)),
             "operators": lambda nets: reconstructions(
@@ -113,6 +123,7 @@ def main(*names: str) -> None:
             ),
             "risk": lambda nets: {"risk": risks(nets["steep"][0])},
             "starts": lambda nets: {"starts": starts(nets)},
+            "finer": lambda nets: {"finer": finer_table(nets)},
         },
     )
     for name in names or makers:

@@ -21,9 +21,9 @@ def units(name: str, halvings: int) -> Tensor:
     return 10 * (photograph(name, halvings) - 0.5)
 
 
-def training_pictures() -> list[Tensor]:
-    """Full and half size."""
-    return [units(name, halvings) for name in TRAINING for halvings in (0, 1)]
+def training_pictures(halvings: tuple[int, ...] = (0, 1)) -> list[Tensor]:
+    """Each in several sizes, by default full and half."""
+    return [units(name, count) for name in TRAINING for count in halvings]
 
 
 def test_picture(name: str, size: int) -> Tensor:
