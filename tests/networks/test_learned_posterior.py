@@ -219,6 +219,22 @@ def test_a_search_that_misses_counts_only_where_it_came_lowest():
     torch.testing.assert_close(learned.mode(z, torch.stack([high, near]), max_steps=2), low)
 
 
+def test_energies_are_compared_from_a_solution_where_a_search_misses(monkeypatch):
+    learned = LearnedPosterior(wells(), LinearProblem(OPERATORS["square"], 0.5), trained_at=0.5)
+    z, seen, energy = points(3), [], LearnedPosterior.energy
+
+    def spying(self, *points, origin):
+        seen.append(origin)
+        return energy(self, *points, origin=origin)
+
+    monkeypatch.setattr(LearnedPosterior, "energy", spying)
+    found = learned.mode(z, torch.ones(1, 1, 2, dtype=DOUBLE))
+    far = torch.full_like(found, 99.0)
+    for starts in ([far, found], [found, far]):
+        assert torch.equal(learned.mode(z, torch.stack(starts), max_steps=1), found)
+        assert torch.equal(seen[-1], found)
+
+
 def test_newton_alone_would_leap_over_and_over():
     """F = x / √(1 + x²): Newton's step from 3 leads to −27."""
 

@@ -208,7 +208,8 @@ class LearnedPosterior:
         """The solution with the least energy among those reached from several starts.
 
         Many unknowns and a block that is a gradient need no Jacobian. A search that misses the
-        tolerance counts only where it came lowest: there it goes on for as many steps again.
+        tolerance counts only where it is lowest when it stops: there it goes on for as many steps
+        again. A mode that it would have reached later is not found.
 
         Args:
             z, tol, max_steps: as in `stationary_points`.
@@ -222,12 +223,18 @@ class LearnedPosterior:
             raise ValueError(f"starts must have one axis more than z, got {tuple(starts.shape)}")
         try:
             found = self._descended(z, starts, tol, max_steps)
-        except NotConverged as missed:
+            origin = found[0]
+        except NotConverged as missed:  # a far origin would falsify energies of an inexact gradient
             found = missed.point
-        best = self.energy(found, z.expand(found.shape), origin=found[0]).argmin(0)
-        index = best.reshape(1, *best.shape, *[1] * len(self.problem.shape))
-        lowest = found.gather(0, index.expand(1, *found.shape[1:]))[0]
-        return self._descended(z, lowest, tol, max_steps)
+            left = self._flat(self.forward_map(found) - z).norm(dim=-1)
+            origin = self._picked(found, left.argmin(0))
+        best = self.energy(found, z.expand(found.shape), origin=origin).argmin(0)
+        return self._descended(z, self._picked(found, best), tol, max_steps)
+
+    def _picked(self, found: Tensor, which: Tensor) -> Tensor:
+        """For each datum one of the points ``(k, *, *shape)``."""
+        index = which.reshape(1, *which.shape, *[1] * len(self.problem.shape))
+        return found.gather(0, index.expand(1, *found.shape[1:]))[0]
 
     @in_full_precision
     def _descended(self, z: Tensor, starts: Tensor, tol: float | None, max_steps: int) -> Tensor:
