@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 import invbayes as ib
+from tests.benchmarks.one_network import guesses
 
 LEVEL = 0.2  # of the noise in the training, A = I
 
@@ -21,9 +22,7 @@ def composed_bars(
     r"""The learned posterior's mode, and :math:`\delta^2 (D\varphi_{A,\delta})^{-1}` there."""
     learned = ib.LearnedPosterior(net, problem, trained_at=LEVEL)
     samples = prior.sample(20_000, generator=torch.Generator().manual_seed(9))
-    linear = ib.linear_estimate(samples, problem, y)
-    starts = torch.stack([linear, *samples[:6, None].expand(6, *linear.shape)])
-    mode = learned.mode(problem.normal_data(y), starts)
+    mode = learned.mode(problem.normal_data(y), guesses(samples, problem, y))
     both = problem.noise_std**2 * torch.linalg.inv(learned.with_jacobian(mode)[1])
     half = (both - both.mT) / 2
     return ib.ErrorBars(mode, both - half, torch.linalg.matrix_norm(half))

@@ -7,7 +7,7 @@ from itertools import product
 
 import torch
 from joblib import Parallel, delayed
-from torch import nn
+from torch import Tensor, nn
 
 import invbayes as ib
 from tests.benchmarks.images_data import TESTS, decibels, noise, observed, operators, test_picture
@@ -37,11 +37,16 @@ def finer(new: Trained, old: Trained, plain: nn.Module) -> list[str]:
 def deblurred(name: str, nets: Trained) -> tuple[str, str]:
     """Decibels of each network with its best factor, and with λ = 1."""
     torch.set_num_threads(1)
-    problem, x = operators(name)["deblurring"]
-    y = observed(problem, x)
+    problem, x, y = blurred(name)
     scores = [{w: decibels(by_network(net, problem, y, w, 1), x) for w in WEIGHTS} for net in nets]
     print(name, scores, flush=True)
     return several(max(each.values()) for each in scores), several(each[1] for each in scores)
+
+
+def blurred(name: str) -> tuple[ib.LinearProblem, Tensor, Tensor]:
+    """The blur, a photograph, and its data."""
+    problem, x = operators(name)["deblurring"]
+    return problem, x, observed(problem, x)
 
 
 def denoised(name: str, nets: Trained) -> str:
@@ -53,16 +58,14 @@ def denoised(name: str, nets: Trained) -> str:
 
 def linear(name: str) -> str:
     """Tikhonov's best weight on the picture, in steps of a factor of the square root of two."""
-    problem, x = operators(name)["deblurring"]
-    y, variance = observed(problem, x), problem.noise_std**2
-    weights = [variance * 2 ** (k / 2) for k in range(-14, 11)]
+    problem, x, y = blurred(name)
+    weights = [problem.noise_std**2 * 2 ** (k / 2) for k in range(-14, 11)]
     return several([max(decibels(by_tikhonov(problem, y, w), x) for w in weights)])
 
 
 def by_plain(name: str, plain: nn.Module) -> str:
     """The plain network that was trained for this blur."""
-    problem, x = operators(name)["deblurring"]
-    y = observed(problem, x)
+    _, x, y = blurred(name)
     return several([decibels(y - plain(y[None])[0], x)])
 
 

@@ -30,6 +30,12 @@ NOISE = (0.1, 0.2, 0.5)
 LEVEL, STEPS, TESTS, SEEDS = 0.2, 3000, 3000, range(3)
 
 
+def guesses(samples: Tensor, problem: ib.LinearProblem, y: Tensor) -> Tensor:
+    """Where to search: the linear estimate, and six samples."""
+    linear = ib.linear_estimate(samples, problem, y)
+    return torch.stack([linear, *samples[:6, None].expand(6, *linear.shape)])
+
+
 def denoiser(prior: ib.GaussianMixture, seed: int) -> ib.InvertibleResNet:
     """Trained once."""
     problem = ib.LinearProblem(torch.eye(2), LEVEL)
@@ -48,9 +54,10 @@ def measure(
     x = prior.sample(TESTS, generator=generator)
     y = problem.observe(x, generator=generator)
     z, samples = problem.normal_data(y), prior.sample(20_000, generator=generator)
-    linear = ib.linear_estimate(samples, problem, y)
-    starts = torch.stack([linear, *samples[:6, None].expand(6, *linear.shape)])
-    found, exact = learned.mode(z, starts), ib.map_estimate(prior, problem, y, on_tie="first")
+    found, exact = (
+        learned.mode(z, guesses(samples, problem, y)),
+        ib.map_estimate(prior, problem, y, on_tie="first"),
+    )
     single = ib.has_single_mode(ib.posterior(prior, problem, y))
     off, size = (found - exact).square().sum(1), exact.square().sum(1)
     mu = learned.monotonicity
