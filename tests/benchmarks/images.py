@@ -19,7 +19,7 @@ from torch import nn
 import invbayes as ib
 from tests.benchmarks.images_data import blur, noise, training_pictures
 from tests.benchmarks.images_denoising import Denoisers, denoising, risks
-from tests.benchmarks.images_finer import finer
+from tests.benchmarks.images_finer import finer, ways
 from tests.benchmarks.images_operators import Networks, reconstructions, starts
 from tests.benchmarks.images_rivals import plain_network
 
@@ -28,7 +28,7 @@ GENERATED, KEPT = ROOT / "book" / "_generated", ROOT / ".bench"
 
 
 class Kind(NamedTuple):
-    """A block with its initial share and sharpness, L and c, and how many seeds."""
+    """A block with its initial share, L and c, how many seeds, and what else differs."""
 
     block: type[ib.Ridge]
     share: float
@@ -37,6 +37,7 @@ class Kind(NamedTuple):
     seeds: int
     learn_share: bool = True
     halvings: tuple[int, ...] = (0, 1)  # of the training pictures
+    offsets: int | None = None  # how many of the filters have one; all
 
 
 FALLING = Kind(ib.WeaklyConvexRidge, 0.5, 0.99, 1 / (1 - 0.99 * 31 / 33), seeds=3)
@@ -46,7 +47,7 @@ KINDS = {
     "held": FALLING._replace(share=1e-3, learn_share=False, seeds=1),  # its profiles stay
     "falling": FALLING,
 }
-FINER = {"finer": FALLING._replace(halvings=(1, 2))}
+FINER = {"finer": FALLING._replace(halvings=(1, 2), offsets=12)}
 STEPS, CROP, BATCH, PLAIN_STEPS = 3000, 48, 2, 6000
 CUT = (1, CROP, CROP)
 
@@ -58,7 +59,7 @@ def denoiser(kind: str, seed: int) -> ib.InvertibleResNet:
         return ib.load_network(path).requires_grad_(False)
     generator, chosen = torch.Generator().manual_seed(seed), (KINDS | FINER)[kind]
     start = {"share": chosen.share, "sharpness": 12.0, "generator": generator}
-    block = chosen.block((1, None, None), 24, 5, **start)
+    block = chosen.block((1, None, None), 24, 5, offsets=chosen.offsets, **start)
     block.share_logit.requires_grad_(chosen.learn_share)
     net = ib.InvertibleResNet(
         block, lipschitz=chosen.lipschitz, scale=chosen.scale, learn_scale=False
@@ -91,11 +92,10 @@ def plain_one(task: str, halvings: tuple[int, ...] = (0, 1)) -> nn.Module:
     return plain_network(training_pictures(halvings), problem, PLAIN_STEPS)
 
 
-def finer_table(nets: Networks) -> list[str]:
-    """All that is trained on the smaller pictures."""
-    halvings = FINER["finer"].halvings
-    new = networks(FINER)["finer"]
-    return finer(new, nets["falling"], plain_one("deblurring", halvings))
+def sharper(nets: Networks) -> dict[str, list[str]]:
+    """What smaller pictures, fewer offsets and sharper profiles do."""
+    plain = plain_one("deblurring", FINER["finer"].halvings)
+    return {"finer": finer(nets["finer"], plain), "ways": ways(nets["finer"])}
 
 
 def denoisers(nets: Networks) -> Denoisers:
@@ -111,23 +111,21 @@ def denoisers(nets: Networks) -> Denoisers:
     return {name: lambda y: y - plain(y), **found}
 
 
+MAKERS = {
+    "denoising": lambda nets: denoising(denoisers(nets)),
+    "operators": lambda nets: reconstructions(nets, {"deblurring": plain_one("deblurring")}),
+    "risk": lambda nets: {"risk": risks(nets["steep"][0])},
+    "starts": lambda nets: {"starts": starts(nets)},
+    "finer": sharper,
+}
+TRAINED = {"finer": FINER}  # the networks of a part, by default all the others
+
+
 def main(*names: str) -> None:
     """Train, measure, write."""
     torch.set_num_threads(1)
-    nets, makers = (
-        networks(KINDS),
-        {
-            "denoising": lambda nets: denoising(denoisers(nets)),
-            "operators": lambda nets: reconstructions(
-                nets, {"deblurring": plain_one("deblurring")}
-            ),
-            "risk": lambda nets: {"risk": risks(nets["steep"][0])},
-            "starts": lambda nets: {"starts": starts(nets)},
-            "finer": lambda nets: {"finer": finer_table(nets)},
-        },
-    )
-    for name in names or makers:
-        for title, lines in makers[name](nets).items():
+    for name in names or MAKERS:
+        for title, lines in MAKERS[name](networks(TRAINED.get(name, KINDS))).items():
             text = "\n".join([*lines, ""])
             (GENERATED / f"images_{title}.md").write_text(text, encoding="utf-8")
             print(text, flush=True)

@@ -16,22 +16,24 @@ from invbayes import (
     LinearProblem,
     LipschitzDense,
     NotConverged,
+    Reconstruction,
     Ridge,
     WeaklyConvexRidge,
     line_integral,
     load_network,
     posterior_variance,
     save_network,
+    train,
 )
 from invbayes.networks import inversion, steps
 
 DOUBLE = torch.float64
 
 
-def made(shape, filters, kernel=None, seed=0, spread=1.0, kind=Ridge):
+def made(shape, filters, kernel=None, seed=0, spread=1.0, kind=Ridge, offsets=None):
     """A block with every parameter random, in double precision."""
     generator = torch.Generator().manual_seed(seed)
-    block = kind(shape, filters, kernel, generator=generator).double()
+    block = kind(shape, filters, kernel, offsets=offsets, generator=generator).double()
     with torch.no_grad():
         for parameter in block.parameters():
             parameter.add_(spread * torch.randn(parameter.shape, generator=generator))
@@ -257,10 +259,36 @@ def test_the_mode_is_found_without_a_jacobian(generator, monkeypatch):
 
 @EACH_KIND
 def test_it_is_saved_and_loaded(kind, tmp_path, generator):
-    net = network(made((2, None, None), 3, 4, kind=kind))
-    save_network(net, tmp_path / "net.pt")
-    x = torch.randn(2, 2, 6, 7, generator=generator, dtype=DOUBLE)
-    assert torch.equal(load_network(tmp_path / "net.pt")(x), net(x))
+    for offsets in (None, 1):
+        net = network(made((2, None, None), 3, 4, kind=kind, offsets=offsets))
+        save_network(net, tmp_path / "net.pt")
+        x = torch.randn(2, 2, 6, 7, generator=generator, dtype=DOUBLE)
+        assert torch.equal(load_network(tmp_path / "net.pt")(x), net(x))
+
+
+@EACH_KIND
+@pytest.mark.parametrize(
+    ("shape", "kernel", "size"), [((5,), None, (5,)), ((1, None, None), 3, (1, 6, 5))]
+)
+def test_filters_without_an_offset_keep_none(kind, shape, kernel, size, generator):
+    """The last ones, also after a training; without any the block is odd and its potential even."""
+
+    def sampler(n, generator):
+        x = 1 + 3 * torch.randn(n, *size, generator=generator, dtype=DOUBLE)
+        return x, x + torch.randn(x.shape, generator=generator, dtype=DOUBLE)
+
+    options = {"steps": 10, "batch": 4, "generator": generator, "progress": False}
+    for offsets in (0, 2, 4):
+        block = kind(shape, 4, kernel, offsets=offsets, generator=generator).double()
+        train(network(block), Reconstruction(), sampler, **options)
+        b = block.prepared().bias.detach().flatten()
+        assert b.shape == (4,)
+        assert (b[:offsets].abs() > 1e-3).all()
+        assert (b[offsets:] == 0).all()
+        x = torch.randn(3, *size, generator=generator, dtype=DOUBLE)
+        odd = torch.allclose(block(-x), -block(x), rtol=1e-12)
+        even = torch.allclose(block.potential(-x), block.potential(x), rtol=1e-12)
+        assert odd == even == (offsets == 0)
 
 
 @pytest.mark.parametrize(
@@ -275,10 +303,12 @@ def test_it_is_saved_and_loaded(kind, tmp_path, generator):
         (((1, None, None), 3, 0), "kernel must be a positive int, got 0"),
         (((2,), 3, None, 1.0), "share must lie in .0, 1., got 1.0"),
         (((2,), 3, None, 0.5, 0.0), "sharpness must be .*, got 0.0"),
+        (((2,), 3, None, 0.5, 1.0, -1), "offsets must be an int of at least 0, got -1"),
+        (((2,), 3, None, 0.5, 1.0, 4), "offsets must be at most filters=3, got 4"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, message):
-    names = ("shape", "filters", "kernel", "share", "sharpness")
+    names = ("shape", "filters", "kernel", "share", "sharpness", "offsets")
     with pytest.raises(ValueError, match=message):
         Ridge(**dict(zip(names, arguments, strict=False)))
 

@@ -126,6 +126,8 @@ class Ridge(Block):
         filters: the number of rows of W, or of convolution kernels, at least 1.
         kernel: the side of the kernels, for pictures: W is then a convolution with circular
             boundary.
+        offsets: how many of the filters, the first ones, have a b. The others keep b = 0; with
+            none G is even. By default all have one.
         share, sharpness: the initial a and s.
         generator: the source of the initial weights; without one, PyTorch's global generator.
             Kernels start as the discrete cosine basis, the slowest first, with a sharpness that
@@ -157,20 +159,24 @@ class Ridge(Block):
         filters: int,
         kernel: int | None = None,
         *,
+        offsets: int | None = None,
         share: float = 0.88,
         sharpness: float = 2.7,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         check_count("filters", filters)
+        offsets = filters if offsets is None else offsets
+        _check_offsets(offsets, filters)
         check_share("share", share)
         check_positive("share", share)
         check_positive("sharpness", sharpness)
         self.shape, self._filters, self._kernel = _shape(shape, kernel), filters, kernel
+        self._offsets = offsets
         sides = () if kernel is None else (kernel, kernel)
         each = (filters, *[1] * len(sides))
         self.raw = nn.Parameter(torch.empty(filters, self.shape[0], *sides))
-        self.bias = nn.Parameter(torch.zeros(each))
+        self.bias = nn.Parameter(torch.zeros(offsets, *each[1:]))
         self.share_logit = nn.Parameter(torch.full(each, share).logit())
         self.log_sharpness = nn.Parameter(torch.full(each, sharpness).log())
         with torch.no_grad():
@@ -184,7 +190,9 @@ class Ridge(Block):
     @property
     def options(self) -> dict[str, Any]:
         """The constructor's arguments, without the initial values."""
-        return {"shape": self.shape, "filters": self._filters, "kernel": self._kernel}
+        # Not named where all have one, so that networks that were saved before this option load.
+        fewer = {} if self._offsets == self._filters else {"offsets": self._offsets}
+        return {"shape": self.shape, "filters": self._filters, "kernel": self._kernel, **fewer}
 
     @property
     def weight(self) -> Tensor:
@@ -201,7 +209,9 @@ class Ridge(Block):
 
     def _parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """W, b, the shares and the sharpnesses."""
-        return self.weight, self.bias, self.share_logit.sigmoid(), self.log_sharpness.exp()
+        shares, sharpnesses = self.share_logit.sigmoid(), self.log_sharpness.exp()
+        offsets = torch.cat([self.bias, torch.zeros_like(shares[self._offsets :])])
+        return self.weight, offsets, shares, sharpnesses
 
     def forward(self, x: Tensor) -> Tensor:
         """g(x) for points ``(n, *shape)``."""
@@ -239,6 +249,13 @@ def _cosines(kernel: int, channels: int) -> tuple[Tensor, Tensor]:
     found = torch.einsum("fij,cd->fcdij", waves[order], torch.eye(channels))
     paces = pace.sqrt().repeat_interleave(channels).reshape(-1, 1, 1)
     return found.flatten(0, 1), paces
+
+
+def _check_offsets(offsets: int, filters: int) -> None:
+    """Raise unless that many filters may have an offset."""
+    check_count("offsets", offsets, least=0)
+    if offsets > filters:
+        raise ValueError(f"offsets must be at most filters={filters}, got {offsets}")
 
 
 def _shape(shape: Shape, kernel: int | None) -> Shape:

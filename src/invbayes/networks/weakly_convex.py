@@ -55,7 +55,7 @@ class WeaklyConvexRidge(Ridge):
     :math:`\tfrac12 \|A x - y\|^2 + t R(x)` of every operator is never negative.
 
     Args:
-        shape, filters, kernel, share, sharpness, generator: as in `Ridge`.
+        shape, filters, kernel, offsets, share, sharpness, generator: as in `Ridge`.
 
     Raises:
         ValueError: as `Ridge` does.
